@@ -1,0 +1,102 @@
+/*
+ * adapt.h
+ *	  The inner loop: a few gradient steps on one entity's own interactions
+ *	  (the support rows) move the meta block, and with it the meta embedding
+ *	  (arXiv 2403.00803, section 3.2).
+ *
+ *		phi_0 = phi;  phi_k+1 = phi_k - alpha grad L_S(phi_k)
+ *
+ * An entity has one input x, so every weight gradient is a rank-one matrix:
+ * delta_l of layer l's output times h of its input.  After k steps layer l is
+ *
+ *		A_l h + a_l - alpha_l sum over j < k of delta_l^j (h^j . h + 1),
+ *
+ * and the adapted weights are never formed: k pairs of short vectors are all
+ * that an entity has of its own.
+ *
+ * One entity at a time: its bits do not depend on any other.
+ */
+#ifndef MATH_ADAPT_H
+#define MATH_ADAPT_H
+
+#include "network.h"
+
+/* One entity's meta block at one step. */
+typedef struct MetaPass
+{
+	real	   *u[NETWORK_MAX_LAYERS + 1];	/* layers 1 ... L */
+	real	   *h[NETWORK_MAX_LAYERS + 1];	/* h[0] = x, h[L] = the embedding */
+	real	   *b[NETWORK_MAX_LAYERS + 1];	/* dL_S/dh of layers 1 ... L - 1 */
+	real	   *delta[NETWORK_MAX_LAYERS + 1];	/* dL_S/du of layers 1 ... L */
+} MetaPass;
+
+/* An inner loop: where it has been, step by step. */
+typedef struct InnerLoop
+{
+	MetaPass	meta[NETWORK_MAX_STEPS + 1];
+	GlobalPass	global[NETWORK_MAX_STEPS];	/* all the same one unless kept */
+	int			steps;			/* K, or 0 where the rows have no weight */
+	real		weight;			/* the rows' weight in all */
+	real		scale;			/* c of the support loss */
+	real		loss[NETWORK_MAX_STEPS + 1];	/* L_S at phi_k */
+	int			rises;			/* steps after which L_S was larger */
+	real	   *first;			/* A_1 x + a_1 */
+	real	   *scratch;
+} InnerLoop;
+
+/*
+ * Memory of an inner loop over n rows, in numbers; `keep` asks that the pass
+ * of every step stays for gradient.h.
+ */
+extern size_t inner_loop_size(const NetworkShape *shape, int n, bool keep);
+extern void inner_loop_take(InnerLoop *loop, const NetworkShape *shape, int n,
+							bool keep, Arena *arena);
+
+/*
+ * Runs the loop from x (dx numbers).  loss[0 ... K - 1] are filled in, loss[K]
+ * too where last_loss asks for that one more pass.  Returns 0, or the step
+ * after which the loop had diverged: a loss that is not finite, or a hundred
+ * times the larger of what it was and what knowing nothing costs.
+ */
+extern int	inner_loop_run(const Network *network, const real *x,
+						   const Rows *rows, bool last_loss, InnerLoop *loop);
+
+/*
+ * u of layer l (1 ... L) after k steps, for any input h of that layer whose
+ * bias input is `one` (1, or 0 for a tangent).
+ */
+extern void inner_loop_layer(const Network *network, const InnerLoop *loop,
+							 int k, int l, const real *h, real one, real *u);
+
+/* The same backwards: b = A_l' delta after k steps. */
+extern void inner_loop_layer_back(const Network *network,
+								  const InnerLoop *loop, int k, int l,
+								  const real *delta, real *b);
+
+/* What adapting one entity gives. */
+typedef struct Adaptation
+{
+	real		loss_before;	/* mean loss of the support rows at phi_0; 0
+								 * without rows */
+	real		loss_after;		/* the same at phi_K */
+	int			rises;			/* steps after which the loss was larger */
+	int			diverged_at;	/* 0, or the step: the embedding is no good */
+} Adaptation;
+
+/* Numbers of memory for adapting with at most n support rows. */
+extern size_t adapt_size(const NetworkShape *shape, int n);
+
+/*
+ * Adapts one entity: x (dx numbers) and its support rows, oldest first, to its
+ * embedding (E numbers).
+ */
+extern Adaptation adapt(const Network *network, const real *x,
+						const Rows *support, real *memory, real *embedding);
+
+/*
+ * Multiplies the weight of each of n rows, oldest first, with exp(-a /
+ * recency), a being the number of newer rows.
+ */
+extern void recency_weights(int n, real recency, real *weight);
+
+#endif							/* MATH_ADAPT_H */

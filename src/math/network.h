@@ -1,0 +1,269 @@
+/*
+ * network.h
+ *	  The recommender network: a meta block that turns what is known about an
+ *	  entity into its meta embedding, and a global block that turns the meta
+ *	  embedding and a candidate into a score (arXiv 2403.00803, section 3).
+ *
+ *		e = [e_c ; e_f] = meta(x)
+ *		s = global([e_c ; z]) + e_f . (P z + p) + o
+ *
+ * e_f, the embedding's last F numbers, meets the candidate as in a
+ * factorisation machine; o is a row's offset, the sum of the wide scalars of
+ * its category values.  F = 0 is the paper's plain form.
+ *
+ * C_1 [e_c ; z] = C_e e_c + C_z z.  The second product does not change while
+ * an entity adapts or candidates are ranked again, so a row is known here by
+ * its *candidate half*, [C_z z + c_1 ; P z + p], each part padded to
+ * kernel_stride.
+ *
+ * Parameters are one array in the order of network_tensors; a matrix is
+ * out x in as in PyTorch's nn.Linear.
+ */
+#ifndef MATH_NETWORK_H
+#define MATH_NETWORK_H
+
+#include "kernel.h"
+#include "random.h"
+
+#define NETWORK_MAX_LAYERS 8
+
+/* The most steps of an inner loop, whose history a workspace must hold. */
+#define NETWORK_MAX_STEPS 64
+
+typedef enum Loss
+{
+	LOSS_BINARY,				/* softplus(s) - y s */
+	LOSS_SQUARED				/* (s - y)^2 / 2 */
+} Loss;
+
+/* What the support loss is multiplied with, W being its rows' weight. */
+typedef enum InnerWeighting
+{
+	WEIGHTING_MEAN,				/* 1 / W */
+	WEIGHTING_SQRT,				/* 1 / sqrt(5 W) */
+	WEIGHTING_DAMPED,			/* 1 / (W + 10) */
+	WEIGHTING_SQRT_DAMPED		/* 1 / sqrt(5 (W + 10)) */
+} InnerWeighting;
+
+/* What the inner loop moves. */
+typedef enum Adapts
+{
+	ADAPTS_META_BLOCK,			/* all weights and biases of the meta block */
+	ADAPTS_EMBEDDING			/* the bias of its last layer alone */
+} Adapts;
+
+typedef struct NetworkShape
+{
+	Activation	activation;
+	Loss		loss;
+	int			meta_layers;	/* L, 1 ... NETWORK_MAX_LAYERS */
+	int			meta_width[NETWORK_MAX_LAYERS + 1]; /* dx ... E */
+	int			global_layers;	/* G */
+	int			global_width[NETWORK_MAX_LAYERS + 1];	/* E - F + dz ... 1 */
+	int			factor_size;	/* F, 0 ... E */
+
+	/* the inner loop belongs to the network: it is what meta-training fits */
+	Adapts		adapts;
+	InnerWeighting weighting;
+	int			steps;			/* K, 0 ... NETWORK_MAX_STEPS */
+} NetworkShape;
+
+/* One tensor: a matrix, or a vector as a single row. */
+typedef struct NetworkTensor
+{
+	char		name[24];		/* PyTorch's: meta.0.weight ... inner_rate */
+	int			dimensions;		/* 1 or 2 */
+	int			rows;			/* 1 where dimensions is 1 */
+	int			columns;
+	size_t		offset;			/* of its first number in the parameters */
+} NetworkTensor;
+
+/* A weight and a bias per layer, the factor's, and the inner rates. */
+#define NETWORK_MAX_TENSORS (4 * NETWORK_MAX_LAYERS + 3)
+
+/* Where a tensor stands in that order; layers count from 0 as in names. */
+#define META_WEIGHT(shape, layer) (2 * (layer))
+#define META_BIAS(shape, layer) (2 * (layer) + 1)
+#define GLOBAL_WEIGHT(shape, layer) (2 * ((shape)->meta_layers + (layer)))
+#define GLOBAL_BIAS(shape, layer) (GLOBAL_WEIGHT(shape, layer) + 1)
+#define FACTOR_WEIGHT(shape) GLOBAL_WEIGHT(shape, (shape)->global_layers)
+#define FACTOR_BIAS(shape) (FACTOR_WEIGHT(shape) + 1)
+#define INNER_RATE(shape) (FACTOR_WEIGHT(shape) + 2)
+
+static inline int
+network_embedding_size(const NetworkShape *shape)
+{
+	return shape->meta_width[shape->meta_layers];
+}
+
+/* The embedding's part that enters the global block: E - F. */
+static inline int
+network_concatenated_size(const NetworkShape *shape)
+{
+	return network_embedding_size(shape) - shape->factor_size;
+}
+
+/* dz */
+static inline int
+network_candidate_size(const NetworkShape *shape)
+{
+	return shape->global_width[0] - network_concatenated_size(shape);
+}
+
+/* Numbers in a row's candidate half. */
+static inline int
+network_half_size(const NetworkShape *shape)
+{
+	return kernel_stride(shape->global_width[1]) +
+		kernel_stride(shape->factor_size);
+}
+
+/* Fills in at most NETWORK_MAX_TENSORS tensors and returns their number. */
+extern int	network_tensors(const NetworkShape *shape, NetworkTensor *tensors);
+
+/* The number of parameters. */
+extern size_t network_parameter_count(const NetworkShape *shape);
+
+/*
+ * Draws the parameters: weights N(0, 1 / fan in), the two blocks' last layers
+ * at a tenth of that scale, P from N(0, .03^2), biases 0, inner rates as
+ * given.
+ */
+extern void network_initialize(const NetworkShape *shape, real inner_rate,
+							   Random *random, real *parameters);
+
+/* A layer's weights where the kernels want them. */
+typedef struct PackedLayer
+{
+	int			in;
+	int			out;
+	int			in_stride;
+	int			out_stride;
+	real	   *forward;		/* in x out_stride: the transpose */
+	real	   *backward;		/* out x in_stride */
+	real	   *bias;			/* out_stride */
+} PackedLayer;
+
+/*
+ * A network ready to compute: shape, parameters, and the parameters once more
+ * in the kernels' layout.  Immutable once packed, and shared freely.
+ */
+typedef struct Network
+{
+	NetworkShape shape;
+	const Kernels *kernels;
+	const real *parameters;
+	NetworkTensor tensors[NETWORK_MAX_TENSORS];
+	const real *inner_rate;		/* L */
+	PackedLayer meta[NETWORK_MAX_LAYERS];
+	PackedLayer entity;			/* C_e: E - F -> first global width; no bias */
+	PackedLayer candidate;		/* [C_z ; P]: dz -> a candidate half */
+	PackedLayer hidden[NETWORK_MAX_LAYERS]; /* global layers 2 ... G - 1, from
+											 * [1]; no others are filled in */
+	real	   *last;			/* the last global layer's row; G > 1 */
+	real		last_bias;		/* G > 1 */
+} Network;
+
+/* Numbers of memory that network_pack wants. */
+extern size_t network_packed_size(const NetworkShape *shape);
+
+/* Lays the parameters out in `memory`; both must outlive the network. */
+extern void network_pack(Network *network, const NetworkShape *shape,
+						 const real *parameters, real *memory);
+
+/*
+ * Candidate halves of n rows z (n x dz, ldz apart) into half (n x
+ * network_half_size).  Each row's bits are its own, whatever n.
+ */
+extern void network_candidate_half(const Network *network, int n,
+								   const real *z, int ldz, real *half);
+
+/*
+ * The entity's half of the first global layer, C_e e_c, of
+ * kernel_stride(first global width) numbers.  `embedding` has E numbers.
+ */
+extern void network_entity_half(const Network *network, const real *embedding,
+								real *half);
+
+/*
+ * Rows of one entity, or candidates for it.  weight and offset may be NULL
+ * (all ones, all zeros).
+ */
+typedef struct Rows
+{
+	int			n;
+	const real *half;			/* n x network_half_size */
+	const real *label;			/* n; not read by network_forward */
+	const real *weight;			/* n or NULL */
+	const real *offset;			/* n or NULL */
+} Rows;
+
+/* What a pass of rows through the global block leaves behind. */
+typedef struct GlobalPass
+{
+	/* per hidden layer 1 ... G - 1, each n x stride of the layer's width */
+	real	   *u[NETWORK_MAX_LAYERS];	/* before the activation */
+	real	   *h[NETWORK_MAX_LAYERS];	/* after it */
+	real	   *b[NETWORK_MAX_LAYERS];	/* dL/dh, by network_backward */
+	real	   *delta[NETWORK_MAX_LAYERS];	/* dL/du, by network_backward */
+	real	   *score;			/* n logits s */
+	real	   *residual;		/* n: dL/ds, set by the caller */
+} GlobalPass;
+
+/* A region of numbers that is handed out from its start. */
+typedef struct Arena
+{
+	real	   *next;
+	real	   *end;
+} Arena;
+
+/* n numbers at a multiple of KERNEL_PAD; NULL where the arena is too small. */
+extern real *arena_take(Arena *arena, size_t n);
+
+/* Numbers that global_pass_take takes from an arena. */
+extern size_t global_pass_size(const NetworkShape *shape, int n);
+extern void global_pass_take(GlobalPass *pass, const NetworkShape *shape,
+							 int n, Arena *arena);
+
+/* Scratch numbers that network_forward and network_backward need. */
+extern size_t network_scratch_size(const NetworkShape *shape);
+
+/* Scores the rows with an embedding of E numbers; fills in u, h and score. */
+extern void network_forward(const Network *network, const real *embedding,
+							const Rows *rows, GlobalPass *pass, real *scratch);
+
+/*
+ * The same for rows whose embedding's half (network_entity_half) is known.
+ */
+extern void network_forward_half(const Network *network,
+								 const real *entity_half,
+								 const real *embedding_factor,
+								 const Rows *rows, GlobalPass *pass);
+
+/*
+ * Backwards from pass->residual: fills in b and delta, and the gradient with
+ * respect to the embedding (E numbers).
+ */
+extern void network_backward(const Network *network, const Rows *rows,
+							 GlobalPass *pass, real *embedding_gradient,
+							 real *scratch);
+
+/*
+ * A row's loss at score s, its first and second derivatives there.  The first
+ * is zero under 1e-18, since a saturated logit's would be denormal and slow
+ * everything after it by forty times.
+ */
+extern real loss_value(Loss loss, real score, real label);
+extern real loss_slope(Loss loss, real score, real label);
+extern real loss_curvature(Loss loss, real score);
+
+/* The loss a constant 0 would have: what knowing nothing costs. */
+extern real loss_at_zero(Loss loss, real label);
+
+/* 1 / (1 + exp(-s)) */
+extern real sigmoid(real score);
+
+/* c of a support loss over rows of this weight; 0 where the weight is. */
+extern real inner_scale(InnerWeighting weighting, real weight);
+
+#endif							/* MATH_NETWORK_H */
