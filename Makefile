@@ -1,19 +1,28 @@
 # limaml: build with PGXS against the pg_config on PATH (or PG_CONFIG=...).
+#
+#   make && make install        the extension
+#   make installcheck           its regression tests, on a running server
+#   make demo [KEEP=1]          what it does, on real ratings
+#   make test                   everything, in a throw-away cluster
+#   make bench-quality DATA=../shared/data
+#
+# demo, test and bench-quality install the Debian packages that are missing
+# (tools/setup), so they start on a machine with nothing but make.
+
+# To bench-quality DATA is a folder, to PGXS the scripts to install.
+ifeq ($(origin DATA),command line)
+BENCH_DATA := $(DATA)
+endif
 
 EXTENSION = limaml
 MODULE_big = limaml
-DATA = sql/limaml--0.1.0.sql
+override DATA = $(wildcard sql/limaml--*.sql)
 PGFILEDESC = "limaml - personalised ranking with meta embeddings"
-
-# One object per kernel path: the compiler may use what its name says, and
-# the processor decides at run time which of them is called.
-KERNELS = src/math/kernel_sse2.o src/math/kernel_avx2.o src/math/kernel_avx512.o
-MATH = $(patsubst %.c,%.o,$(filter-out src/math/kernel_%.c,$(wildcard src/math/*.c))) $(KERNELS)
-OBJS = src/limaml.o $(MATH) \
-	$(patsubst %.c,%.o,$(wildcard src/model/*.c src/query/*.c src/refresh/*.c))
+OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c src/math/*.c src/model/*.c src/query/*.c src/refresh/*.c))
 
 REGRESS = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
 REGRESS_OPTS = --inputdir=test --load-extension=limaml
+EXTRA_CLEAN = build
 
 # The serial flavour, by its own folder: every flavour has the same soname,
 # and the threaded one would start threads inside each backend.
@@ -23,10 +32,73 @@ PG_CPPFLAGS = -I$(srcdir)/src
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -std=gnu11
 SHLIB_LINK = -L$(OPENBLAS_DIR) -Wl,-rpath,$(OPENBLAS_DIR) -lopenblas -lm
 
+# Bitcode is for inlining small functions into queries.  Ours are not, and it
+# would ask for clang and compile the kernels without their flags.
+override with_llvm = no
+
 PG_CONFIG ?= pg_config
-PGXS := $(shell $(PG_CONFIG) --pgxs)
+PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
+
+# Before PGXS, which would make its own the default.
+all:
+
+ifneq ($(and $(PGXS),$(OPENBLAS_DIR)),)
 include $(PGXS)
 
+# PGXS follows no includes.
+$(OBJS): $(wildcard src/*.h src/*/*.h)
+
+# What demo, test and bench-quality use: this build, where the server loads it.
+# Who may not write there can have it installed by root, and go on.
+installed: all
+	@if [ -w "$(pkglibdir)" ]; then \
+		$(MAKE) -s install; \
+	elif ! cmp -s limaml.so "$(pkglibdir)/limaml.so"; then \
+		echo "$(pkglibdir) is not yours to write: run 'make install' as root first" >&2; exit 1; \
+	fi
+else
+# tools/setup says in one line what is missing, and fails.
+all install installcheck installed:
+	@tools/setup --say
+	@echo "limaml builds with PG_CONFIG=$(PG_CONFIG) and OPENBLAS_DIR=$(OPENBLAS_DIR), and one of them is not there" >&2; exit 1
+
+clean:
+	rm -rf $(EXTRA_CLEAN)
+endif
+
+# The kernels take what the processor has, and the compiler may use what their
+# names say: which of them is called is decided at run time.
 src/math/%.o: CFLAGS += -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math
+ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
 src/math/kernel_avx2.o: CFLAGS += -mavx2 -mfma
 src/math/kernel_avx512.o: CFLAGS += -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512
+endif
+
+export PG_CONFIG
+
+# make is called again after tools/setup: only then is there a PGXS to include.
+AGAIN = $(MAKE) --no-print-directory
+
+demo:
+	@tools/setup demo
+	@demo/fetch
+	@echo "building and installing limaml"
+	@$(AGAIN) -s installed
+	@tools/cluster run demo/run
+
+test:
+	@tools/setup test
+	$(AGAIN) check-rooms
+	$(AGAIN) check-unit
+	$(AGAIN) installed
+	tools/cluster run test/run
+
+bench-quality:
+	@tools/setup bench
+	@$(AGAIN) -s installed
+	@DATA="$(BENCH_DATA)" tools/cluster run test/bench/quality/run
+
+check-rooms:
+	tools/check-rooms
+
+.PHONY: all installed demo test bench-quality check-rooms

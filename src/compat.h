@@ -30,4 +30,24 @@
 	} while (0)
 #endif
 
+/* 16 has a read that knows no short reads; storage/buffile.h comes first */
+#if PG_VERSION_NUM >= 160000
+#define ReadBufFileExact(file, buffer, size) \
+	BufFileReadExact((file), (buffer), (size))
+#else
+#define ReadBufFileExact(file, buffer, size) \
+	do { \
+		size_t		wanted_ = (size); \
+		if (BufFileRead((file), (buffer), wanted_) != wanted_) \
+			ereport(ERROR, \
+					(errcode_for_file_access(), \
+					 errmsg("could not read from temporary file: it is too short"))); \
+	} while (0)
+#endif
+
+/* 18 puts the mark of a function that does not return before it */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 #endif							/* LIMAML_COMPAT_H */

@@ -1,0 +1,476 @@
+-- complain if the script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION limaml" to load this file. \quit
+
+----------------------------------------------------------------------------
+-- The type meta_embedding: one entity's small vector
+--
+-- COST is what was measured at 32 dimensions, in additions of two integers,
+-- rounded down.
+----------------------------------------------------------------------------
+
+CREATE TYPE meta_embedding;
+
+CREATE FUNCTION meta_embedding_in(cstring, oid, integer) RETURNS meta_embedding
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION meta_embedding_out(meta_embedding) RETURNS cstring
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION meta_embedding_recv(internal, oid, integer) RETURNS meta_embedding
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION meta_embedding_send(meta_embedding) RETURNS bytea
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION meta_embedding_typmod_in(cstring[]) RETURNS integer
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+-- Random floats do not compress: external storage spares the attempt, and lets
+-- the header of a large value be read without the rest.
+CREATE TYPE meta_embedding (
+	INPUT = meta_embedding_in,
+	OUTPUT = meta_embedding_out,
+	RECEIVE = meta_embedding_recv,
+	SEND = meta_embedding_send,
+	TYPMOD_IN = meta_embedding_typmod_in,
+	INTERNALLENGTH = VARIABLE,
+	ALIGNMENT = int4,
+	STORAGE = external
+);
+
+COMMENT ON TYPE meta_embedding IS 'meta embedding of an entity: a vector of finite floats with the fingerprint of the network that made it';
+COMMENT ON FUNCTION meta_embedding_in(cstring, oid, integer) IS 'I/O';
+COMMENT ON FUNCTION meta_embedding_out(meta_embedding) IS 'I/O';
+COMMENT ON FUNCTION meta_embedding_recv(internal, oid, integer) IS 'I/O';
+COMMENT ON FUNCTION meta_embedding_send(meta_embedding) IS 'I/O';
+COMMENT ON FUNCTION meta_embedding_typmod_in(cstring[]) IS 'I/O typmod';
+
+-- Casts
+
+CREATE FUNCTION meta_embedding(meta_embedding, integer, boolean) RETURNS meta_embedding
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION array_to_meta_embedding(real[], integer, boolean) RETURNS meta_embedding
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10;
+
+CREATE FUNCTION array_to_meta_embedding(double precision[], integer, boolean) RETURNS meta_embedding
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10;
+
+CREATE FUNCTION meta_embedding_to_float4(meta_embedding) RETURNS real[]
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20;
+
+CREATE FUNCTION meta_embedding_to_float8(meta_embedding) RETURNS double precision[]
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20;
+
+COMMENT ON FUNCTION meta_embedding(meta_embedding, integer, boolean) IS 'check that the number of dimensions is the declared one';
+COMMENT ON FUNCTION array_to_meta_embedding(real[], integer, boolean) IS 'convert real[] to meta_embedding, without fingerprint';
+COMMENT ON FUNCTION array_to_meta_embedding(double precision[], integer, boolean) IS 'convert double precision[] to meta_embedding, without fingerprint';
+COMMENT ON FUNCTION meta_embedding_to_float4(meta_embedding) IS 'convert meta_embedding to real[], losing the fingerprint';
+COMMENT ON FUNCTION meta_embedding_to_float8(meta_embedding) IS 'convert meta_embedding to double precision[], losing the fingerprint';
+
+CREATE CAST (meta_embedding AS meta_embedding)
+	WITH FUNCTION meta_embedding(meta_embedding, integer, boolean) AS IMPLICIT;
+
+-- No cast from or to an array is implicit.  It would drop the fingerprint
+-- inside an expression where nobody sees it; a function with a real[] and a
+-- double precision[] variant could no longer be resolved; and an operator on
+-- arrays (say, of intarray or cube) would silently take an embedding.
+CREATE CAST (real[] AS meta_embedding)
+	WITH FUNCTION array_to_meta_embedding(real[], integer, boolean) AS ASSIGNMENT;
+
+CREATE CAST (double precision[] AS meta_embedding)
+	WITH FUNCTION array_to_meta_embedding(double precision[], integer, boolean) AS ASSIGNMENT;
+
+CREATE CAST (meta_embedding AS real[])
+	WITH FUNCTION meta_embedding_to_float4(meta_embedding) AS ASSIGNMENT;
+
+CREATE CAST (meta_embedding AS double precision[])
+	WITH FUNCTION meta_embedding_to_float8(meta_embedding) AS ASSIGNMENT;
+
+COMMENT ON CAST (meta_embedding AS meta_embedding) IS 'enforces the declared number of dimensions';
+COMMENT ON CAST (real[] AS meta_embedding) IS 'without fingerprint';
+COMMENT ON CAST (double precision[] AS meta_embedding) IS 'without fingerprint, rounded to single precision';
+COMMENT ON CAST (meta_embedding AS real[]) IS 'loses the fingerprint';
+COMMENT ON CAST (meta_embedding AS double precision[]) IS 'loses the fingerprint';
+
+-- Order and equality: elements, then dimensions, then fingerprint
+
+CREATE FUNCTION meta_embedding_lt(meta_embedding, meta_embedding) RETURNS boolean
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 2;
+
+CREATE FUNCTION meta_embedding_le(meta_embedding, meta_embedding) RETURNS boolean
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 2;
+
+CREATE FUNCTION meta_embedding_eq(meta_embedding, meta_embedding) RETURNS boolean
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 2;
+
+CREATE FUNCTION meta_embedding_ne(meta_embedding, meta_embedding) RETURNS boolean
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 2;
+
+CREATE FUNCTION meta_embedding_ge(meta_embedding, meta_embedding) RETURNS boolean
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 2;
+
+CREATE FUNCTION meta_embedding_gt(meta_embedding, meta_embedding) RETURNS boolean
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 2;
+
+CREATE FUNCTION meta_embedding_cmp(meta_embedding, meta_embedding) RETURNS integer
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 2;
+
+CREATE FUNCTION meta_embedding_hash(meta_embedding) RETURNS integer
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 5;
+
+CREATE FUNCTION meta_embedding_hash_extended(meta_embedding, bigint) RETURNS bigint
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 5;
+
+COMMENT ON FUNCTION meta_embedding_lt(meta_embedding, meta_embedding) IS 'implementation of < operator';
+COMMENT ON FUNCTION meta_embedding_le(meta_embedding, meta_embedding) IS 'implementation of <= operator';
+COMMENT ON FUNCTION meta_embedding_eq(meta_embedding, meta_embedding) IS 'implementation of = operator';
+COMMENT ON FUNCTION meta_embedding_ne(meta_embedding, meta_embedding) IS 'implementation of <> operator';
+COMMENT ON FUNCTION meta_embedding_ge(meta_embedding, meta_embedding) IS 'implementation of >= operator';
+COMMENT ON FUNCTION meta_embedding_gt(meta_embedding, meta_embedding) IS 'implementation of > operator';
+COMMENT ON FUNCTION meta_embedding_cmp(meta_embedding, meta_embedding) IS 'less-equal-greater';
+COMMENT ON FUNCTION meta_embedding_hash(meta_embedding) IS 'hash';
+COMMENT ON FUNCTION meta_embedding_hash_extended(meta_embedding, bigint) IS 'hash with a seed';
+
+CREATE OPERATOR < (
+	LEFTARG = meta_embedding, RIGHTARG = meta_embedding, FUNCTION = meta_embedding_lt,
+	COMMUTATOR = >, NEGATOR = >=,
+	RESTRICT = scalarltsel, JOIN = scalarltjoinsel
+);
+
+CREATE OPERATOR <= (
+	LEFTARG = meta_embedding, RIGHTARG = meta_embedding, FUNCTION = meta_embedding_le,
+	COMMUTATOR = >=, NEGATOR = >,
+	RESTRICT = scalarlesel, JOIN = scalarlejoinsel
+);
+
+CREATE OPERATOR = (
+	LEFTARG = meta_embedding, RIGHTARG = meta_embedding, FUNCTION = meta_embedding_eq,
+	COMMUTATOR = =, NEGATOR = <>,
+	RESTRICT = eqsel, JOIN = eqjoinsel,
+	HASHES, MERGES
+);
+
+CREATE OPERATOR <> (
+	LEFTARG = meta_embedding, RIGHTARG = meta_embedding, FUNCTION = meta_embedding_ne,
+	COMMUTATOR = <>, NEGATOR = =,
+	RESTRICT = neqsel, JOIN = neqjoinsel
+);
+
+CREATE OPERATOR >= (
+	LEFTARG = meta_embedding, RIGHTARG = meta_embedding, FUNCTION = meta_embedding_ge,
+	COMMUTATOR = <=, NEGATOR = <,
+	RESTRICT = scalargesel, JOIN = scalargejoinsel
+);
+
+CREATE OPERATOR > (
+	LEFTARG = meta_embedding, RIGHTARG = meta_embedding, FUNCTION = meta_embedding_gt,
+	COMMUTATOR = <, NEGATOR = <=,
+	RESTRICT = scalargtsel, JOIN = scalargtjoinsel
+);
+
+COMMENT ON OPERATOR < (meta_embedding, meta_embedding) IS 'less than';
+COMMENT ON OPERATOR <= (meta_embedding, meta_embedding) IS 'less than or equal';
+COMMENT ON OPERATOR = (meta_embedding, meta_embedding) IS 'equal, fingerprint included';
+COMMENT ON OPERATOR <> (meta_embedding, meta_embedding) IS 'not equal';
+COMMENT ON OPERATOR >= (meta_embedding, meta_embedding) IS 'greater than or equal';
+COMMENT ON OPERATOR > (meta_embedding, meta_embedding) IS 'greater than';
+
+CREATE OPERATOR CLASS meta_embedding_ops
+	DEFAULT FOR TYPE meta_embedding USING btree AS
+	OPERATOR 1 <,
+	OPERATOR 2 <=,
+	OPERATOR 3 =,
+	OPERATOR 4 >=,
+	OPERATOR 5 >,
+	FUNCTION 1 meta_embedding_cmp(meta_embedding, meta_embedding);
+
+CREATE OPERATOR CLASS meta_embedding_ops
+	DEFAULT FOR TYPE meta_embedding USING hash AS
+	OPERATOR 1 =,
+	FUNCTION 1 meta_embedding_hash(meta_embedding),
+	FUNCTION 2 meta_embedding_hash_extended(meta_embedding, bigint);
+
+COMMENT ON OPERATOR CLASS meta_embedding_ops USING btree IS 'order of meta embeddings, for grouping, sorting and joining';
+COMMENT ON OPERATOR CLASS meta_embedding_ops USING hash IS 'hash of meta embeddings, for grouping and joining';
+
+-- Distances and measures
+
+CREATE FUNCTION limaml_l2_distance(meta_embedding, meta_embedding) RETURNS double precision
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 5;
+
+CREATE FUNCTION limaml_negative_inner_product(meta_embedding, meta_embedding) RETURNS double precision
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 5;
+
+CREATE FUNCTION limaml_cosine_distance(meta_embedding, meta_embedding) RETURNS double precision
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10;
+
+CREATE FUNCTION limaml_dims(meta_embedding) RETURNS integer
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION limaml_norm(meta_embedding) RETURNS double precision
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 5;
+
+COMMENT ON FUNCTION limaml_l2_distance(meta_embedding, meta_embedding) IS 'Euclidean distance; implementation of <-> operator';
+COMMENT ON FUNCTION limaml_negative_inner_product(meta_embedding, meta_embedding) IS 'negative inner product; implementation of <#> operator';
+COMMENT ON FUNCTION limaml_cosine_distance(meta_embedding, meta_embedding) IS 'cosine distance; implementation of <=> operator';
+COMMENT ON FUNCTION limaml_dims(meta_embedding) IS 'number of dimensions';
+COMMENT ON FUNCTION limaml_norm(meta_embedding) IS 'Euclidean norm';
+
+CREATE OPERATOR <-> (
+	LEFTARG = meta_embedding, RIGHTARG = meta_embedding, FUNCTION = limaml_l2_distance,
+	COMMUTATOR = <->
+);
+
+CREATE OPERATOR <#> (
+	LEFTARG = meta_embedding, RIGHTARG = meta_embedding, FUNCTION = limaml_negative_inner_product,
+	COMMUTATOR = <#>
+);
+
+CREATE OPERATOR <=> (
+	LEFTARG = meta_embedding, RIGHTARG = meta_embedding, FUNCTION = limaml_cosine_distance,
+	COMMUTATOR = <=>
+);
+
+COMMENT ON OPERATOR <-> (meta_embedding, meta_embedding) IS 'Euclidean distance';
+COMMENT ON OPERATOR <#> (meta_embedding, meta_embedding) IS 'negative inner product';
+COMMENT ON OPERATOR <=> (meta_embedding, meta_embedding) IS 'cosine distance';
+
+-- Aggregates. SSPACE is the state of the default 32 dimensions, for the planner
+-- to know what a hash of them takes.
+
+CREATE FUNCTION meta_embedding_accum(double precision[], meta_embedding) RETURNS double precision[]
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10;
+
+CREATE FUNCTION meta_embedding_combine(double precision[], double precision[]) RETURNS double precision[]
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10;
+
+CREATE FUNCTION meta_embedding_avg(double precision[]) RETURNS meta_embedding
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10;
+
+CREATE FUNCTION meta_embedding_sum(double precision[]) RETURNS meta_embedding
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10;
+
+COMMENT ON FUNCTION meta_embedding_accum(double precision[], meta_embedding) IS 'aggregate transition function';
+COMMENT ON FUNCTION meta_embedding_combine(double precision[], double precision[]) IS 'aggregate combine function';
+COMMENT ON FUNCTION meta_embedding_avg(double precision[]) IS 'aggregate final function';
+COMMENT ON FUNCTION meta_embedding_sum(double precision[]) IS 'aggregate final function';
+
+CREATE AGGREGATE avg(meta_embedding) (
+	SFUNC = meta_embedding_accum,
+	STYPE = double precision[],
+	SSPACE = 304,
+	COMBINEFUNC = meta_embedding_combine,
+	FINALFUNC = meta_embedding_avg,
+	INITCOND = '{0,0,0}',
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE sum(meta_embedding) (
+	SFUNC = meta_embedding_accum,
+	STYPE = double precision[],
+	SSPACE = 304,
+	COMBINEFUNC = meta_embedding_combine,
+	FINALFUNC = meta_embedding_sum,
+	INITCOND = '{0,0,0}',
+	PARALLEL = SAFE
+);
+
+COMMENT ON AGGREGATE avg(meta_embedding) IS 'the average (arithmetic mean) of all meta embeddings';
+COMMENT ON AGGREGATE sum(meta_embedding) IS 'sum of all meta embeddings';
+
+/* ---------------------------------------------------------------------- *
+ * The catalog: tables that nobody but the extension's owner can reach, and
+ * views that show a role what it may use.
+ * ---------------------------------------------------------------------- */
+
+CREATE SCHEMA limaml;
+
+COMMENT ON SCHEMA limaml IS 'models, versions and training logs of the extension limaml';
+
+CREATE SEQUENCE limaml.stored_model_id;
+
+CREATE TABLE limaml.stored_model (
+	id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('limaml.stored_model_id'),
+	model text NOT NULL UNIQUE,
+	owner regrole NOT NULL,
+	interactions regclass NOT NULL,
+	entity_key text[] NOT NULL,
+	label text NOT NULL,
+	event_time text NOT NULL,
+	features text[] NOT NULL,
+	entities regclass,
+	meta_features text[] NOT NULL,
+	embeddings regclass NOT NULL,
+	options jsonb NOT NULL,
+	versions integer NOT NULL DEFAULT 0,
+	deployed integer,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+
+CREATE DOMAIN limaml_network AS bytea;
+
+COMMENT ON DOMAIN limaml_network IS 'a trained network: a safetensors file';
+
+CREATE TABLE limaml.stored_version (
+	model_id bigint NOT NULL,
+	version integer NOT NULL,
+	network limaml_network NOT NULL,
+	digest bytea NOT NULL,
+	options jsonb NOT NULL,
+	entities bigint NOT NULL,
+	interactions bigint NOT NULL,
+	epochs integer NOT NULL,
+	train_loss double precision,
+	validation_loss double precision,
+	validation_auc double precision,
+	baseline_auc double precision,
+	seconds double precision,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (model_id, version)
+);
+
+/* uncompressed, so that a slice of it is read without the rest */
+ALTER TABLE limaml.stored_version ALTER COLUMN network SET STORAGE EXTERNAL;
+
+CREATE TABLE limaml.stored_training_log (
+	model_id bigint NOT NULL,
+	version integer NOT NULL,
+	epoch integer NOT NULL,
+	train_loss double precision,
+	validation_loss double precision,
+	validation_auc double precision,
+	baseline_auc double precision,
+	learning_rate double precision,
+	seconds double precision,
+	kept boolean NOT NULL,
+	PRIMARY KEY (model_id, version, epoch)
+);
+
+SELECT pg_catalog.pg_extension_config_dump('limaml.stored_model_id', '');
+SELECT pg_catalog.pg_extension_config_dump('limaml.stored_model', '');
+SELECT pg_catalog.pg_extension_config_dump('limaml.stored_version', '');
+SELECT pg_catalog.pg_extension_config_dump('limaml.stored_training_log', '');
+
+CREATE VIEW limaml.model WITH (security_barrier) AS
+	SELECT m.id, m.model, m.owner, m.interactions, m.entity_key, m.label,
+		m.event_time, m.features, m.entities, m.meta_features, m.embeddings,
+		m.options, m.deployed, m.created_at
+	FROM limaml.stored_model AS m
+	WHERE pg_catalog.pg_has_role(m.owner, 'USAGE')
+		OR pg_catalog.has_table_privilege(m.embeddings, 'SELECT');
+
+CREATE VIEW limaml.version WITH (security_barrier) AS
+	SELECT m.model, v.version,
+		v.version OPERATOR(pg_catalog.=) m.deployed IS TRUE AS deployed,
+		v.network, v.digest, v.options, v.entities, v.interactions, v.epochs,
+		v.train_loss, v.validation_loss, v.validation_auc, v.baseline_auc,
+		v.seconds, v.created_at
+	FROM limaml.stored_version AS v
+		JOIN limaml.model AS m ON m.id OPERATOR(pg_catalog.=) v.model_id;
+
+CREATE VIEW limaml.training_log WITH (security_barrier) AS
+	SELECT m.model, l.version, l.epoch, l.train_loss, l.validation_loss,
+		l.validation_auc, l.baseline_auc, l.learning_rate, l.seconds, l.kept
+	FROM limaml.stored_training_log AS l
+		JOIN limaml.model AS m ON m.id OPERATOR(pg_catalog.=) l.model_id;
+
+COMMENT ON VIEW limaml.model IS 'the models that you own or may score with';
+COMMENT ON VIEW limaml.version IS 'the trained versions of these models';
+COMMENT ON VIEW limaml.training_log IS 'how training went, a row per epoch';
+
+GRANT USAGE ON SCHEMA limaml TO PUBLIC;
+GRANT SELECT ON limaml.model, limaml.version, limaml.training_log TO PUBLIC;
+
+/* ---------------------------------------------------------------------- *
+ * The verbs.
+ * ---------------------------------------------------------------------- */
+
+CREATE FUNCTION limaml_create_model(
+	model text,
+	interactions regclass,
+	entity_key text[],
+	label text,
+	event_time text,
+	features text[],
+	entities regclass DEFAULT NULL,
+	meta_features text[] DEFAULT '{}',
+	embeddings text DEFAULT NULL,
+	options jsonb DEFAULT '{}'
+) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+
+COMMENT ON FUNCTION limaml_create_model(text, regclass, text[], text, text, text[], regclass, text[], text, jsonb)
+	IS 'declare a model and create its embeddings table';
+
+CREATE FUNCTION limaml_train(
+	model text,
+	options jsonb DEFAULT '{}',
+	OUT version integer,
+	OUT epochs integer,
+	OUT entities bigint,
+	OUT interactions bigint,
+	OUT train_loss double precision,
+	OUT validation_loss double precision,
+	OUT validation_auc double precision,
+	OUT baseline_auc double precision,
+	OUT seconds double precision
+) RETURNS record
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 1000000;
+
+COMMENT ON FUNCTION limaml_train(text, jsonb)
+	IS 'train a new version of a model; the first one is deployed';
+
+CREATE FUNCTION limaml_deploy(model text, version integer DEFAULT NULL) RETURNS integer
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+
+COMMENT ON FUNCTION limaml_deploy(text, integer)
+	IS 'score with this version, or the newest, from now on';
+
+CREATE FUNCTION limaml_drop_model(model text) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 1000;
+
+COMMENT ON FUNCTION limaml_drop_model(text)
+	IS 'forget a model, its versions and its embeddings';
+
+CREATE FUNCTION limaml_export(model text, version integer DEFAULT NULL) RETURNS bytea
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 1000;
+
+COMMENT ON FUNCTION limaml_export(text, integer)
+	IS 'the network of a version, or of the deployed one, as a safetensors file';
+
+CREATE FUNCTION limaml_import(model text, network bytea) RETURNS integer
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 1000;
+
+COMMENT ON FUNCTION limaml_import(text, bytea)
+	IS 'add a safetensors file as a version of a model';
+
+CREATE FUNCTION limaml_adapt(model text, entity "any") RETURNS meta_embedding
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 10000;
+
+COMMENT ON FUNCTION limaml_adapt(text, "any")
+	IS 'embedding of an entity, adapted now on its newest interactions';
+
+CREATE FUNCTION limaml_embedding(model text, entity "any") RETURNS meta_embedding
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 500;
+
+COMMENT ON FUNCTION limaml_embedding(text, "any")
+	IS 'stored embedding of an entity, or else its prior';
+
+CREATE FUNCTION limaml_score(model text, entity "any", VARIADIC candidate "any") RETURNS real
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 50;
+
+COMMENT ON FUNCTION limaml_score(text, "any", "any")
+	IS 'probability that an entity likes a candidate';
+
+CREATE FUNCTION limaml_score_embedding(model text, embedding meta_embedding, VARIADIC candidate "any") RETURNS real
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 50;
+
+COMMENT ON FUNCTION limaml_score_embedding(text, meta_embedding, "any")
+	IS 'probability that whoever has this embedding likes a candidate';
+
+CREATE PROCEDURE limaml_refresh(model text, version integer DEFAULT NULL, only_stale boolean DEFAULT true)
+	AS 'MODULE_PATHNAME' LANGUAGE C;
+
+COMMENT ON PROCEDURE limaml_refresh(text, integer, boolean)
+	IS 'adapt the entities that have new interactions and store their embeddings';

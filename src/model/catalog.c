@@ -1,0 +1,489 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.c
+ *	  Reading and writing the catalog, by SQL with qualified names.
+ *
+ * No role but the extension's owner has a right to the tables limaml.stored_*.
+ * A write switches to that owner for one statement of this file, as the
+ * server's referential integrity does for its own: the text is fixed, the
+ * values are parameters, and the search path is pg_catalog, so that nothing
+ * of the caller's runs with that right.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "model/catalog.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+/* Parameters of a statement, gathered one by one. */
+#define MAX_PARAMETERS 16
+
+typedef struct Parameters
+{
+	int			count;
+	Oid			types[MAX_PARAMETERS];
+	Datum		values[MAX_PARAMETERS];
+	char		nulls[MAX_PARAMETERS];
+} Parameters;
+
+static void
+AddParameter(Parameters *parameters, Oid type, Datum value, bool isnull)
+{
+	int			p = parameters->count++;
+
+	Assert(p < MAX_PARAMETERS);
+	parameters->types[p] = type;
+	parameters->values[p] = value;
+	parameters->nulls[p] = isnull ? 'n' : ' ';
+}
+
+static void
+AddInteger(Parameters *parameters, int64 value)
+{
+	AddParameter(parameters, INT8OID, Int64GetDatum(value), false);
+}
+
+static void
+AddDouble(Parameters *parameters, double value)
+{
+	AddParameter(parameters, FLOAT8OID, Float8GetDatum(value), isnan(value));
+}
+
+static void
+AddText(Parameters *parameters, const char *value)
+{
+	AddParameter(parameters, TEXTOID,
+				 value ? CStringGetTextDatum(value) : (Datum) 0,
+				 value == NULL);
+}
+
+static void
+AddTexts(Parameters *parameters, int count, char **values)
+{
+	Datum	   *texts = palloc(sizeof(Datum) * Max(count, 1));
+
+	for (int i = 0; i < count; i++)
+		texts[i] = CStringGetTextDatum(values[i]);
+	AddParameter(parameters, TEXTARRAYOID,
+				 PointerGetDatum(construct_array(texts, count, TEXTOID, -1,
+												 false, TYPALIGN_INT)),
+				 false);
+}
+
+static void
+AddDigest(Parameters *parameters, const uint8 *digest)
+{
+	bytea	   *bytes = palloc(VARHDRSZ + SAFETENSORS_DIGEST_BYTES);
+
+	SET_VARSIZE(bytes, VARHDRSZ + SAFETENSORS_DIGEST_BYTES);
+	memcpy(VARDATA(bytes), digest, SAFETENSORS_DIGEST_BYTES);
+	AddParameter(parameters, BYTEAOID, PointerGetDatum(bytes), false);
+}
+
+static void
+Execute(const char *sql, Parameters *parameters, bool read_only, int expected)
+{
+	int			result = SPI_execute_with_args(sql, parameters->count,
+											   parameters->types,
+											   parameters->values,
+											   parameters->nulls,
+											   read_only, 0);
+
+	if (result != expected)
+		elog(ERROR, "catalog statement returned %s: %s",
+			 SPI_result_code_string(result), sql);
+}
+
+static void
+EnterRights(RightsScope *scope, Oid user, int context)
+{
+	GetUserIdAndSecContext(&scope->user, &scope->context);
+	scope->guc_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	SetUserIdAndSecContext(user, scope->context | context);
+}
+
+void
+LeaveRights(RightsScope *scope)
+{
+	SetUserIdAndSecContext(scope->user, scope->context);
+	AtEOXact_GUC(false, scope->guc_level);
+}
+
+void
+EnterOwner(RightsScope *scope, const Model *model)
+{
+	bool		other = model->owner != GetUserId();
+
+	EnterRights(scope, model->owner,
+				other ? SECURITY_RESTRICTED_OPERATION : 0);
+}
+
+/* For one write of this file's. */
+static void
+EnterCatalog(RightsScope *scope)
+{
+	Oid			schema = get_namespace_oid("limaml", false);
+	Oid			table = get_relname_relid("stored_model", schema);
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for limaml.stored_model");
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	EnterRights(scope, owner,
+				SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+}
+
+static void
+ExecuteAsCatalog(const char *sql, Parameters *parameters, bool read_only,
+				 int expected)
+{
+	RightsScope scope;
+
+	EnterCatalog(&scope);
+	Execute(sql, parameters, read_only, expected);
+	LeaveRights(&scope);
+}
+
+static void
+ExecuteWrite(const char *sql, Parameters *parameters, int expected)
+{
+	ExecuteAsCatalog(sql, parameters, false, expected);
+}
+
+/* A column of the first row of the last statement's result. */
+static Datum
+ResultColumn(int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column,
+						 isnull);
+}
+
+static char **
+TextArray(Datum datum, int *count)
+{
+	Datum	   *elements;
+	char	  **texts;
+
+	deconstruct_array(DatumGetArrayTypeP(datum), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elements, NULL, count);
+	texts = palloc(sizeof(char *) * Max(*count, 1));
+	for (int i = 0; i < *count; i++)
+		texts[i] = TextDatumGetCString(elements[i]);
+	return texts;
+}
+
+bool
+CatalogModelExists(const char *name)
+{
+	Parameters	parameters = {0};
+	bool		exists;
+
+	AddText(&parameters, name);
+	ExecuteAsCatalog("SELECT 1 FROM limaml.stored_model "
+					 "WHERE model OPERATOR(pg_catalog.=) $1",
+					 &parameters, true, SPI_OK_SELECT);
+	exists = SPI_processed > 0;
+	SPI_freetuptable(SPI_tuptable);
+	return exists;
+}
+
+Model *
+CatalogModel(const char *name, bool read_only)
+{
+	Parameters	parameters = {0};
+	MemoryContext caller = CurrentMemoryContext;
+	Model	   *model;
+	bool		isnull;
+
+	AddText(&parameters, name);
+	Execute("SELECT id, owner, interactions, entity_key, label, event_time, "
+			"features, entities, meta_features, embeddings, options, deployed "
+			"FROM limaml.model WHERE model OPERATOR(pg_catalog.=) $1",
+			&parameters, read_only, SPI_OK_SELECT);
+	MemoryContextSwitchTo(caller);
+	if (SPI_processed == 0 && CatalogModelExists(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for model \"%s\"", name),
+				 errhint("Scoring with a model takes SELECT on its embeddings table.")));
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("model \"%s\" does not exist", name),
+				 errhint("The view limaml.model lists the models that you may use.")));
+
+	model = palloc0(sizeof(Model));
+	model->id = DatumGetInt64(ResultColumn(1, &isnull));
+	model->name = pstrdup(name);
+	model->owner = DatumGetObjectId(ResultColumn(2, &isnull));
+	model->interactions = DatumGetObjectId(ResultColumn(3, &isnull));
+	model->key = TextArray(ResultColumn(4, &isnull), &model->keys);
+	model->label = TextDatumGetCString(ResultColumn(5, &isnull));
+	model->event_time = TextDatumGetCString(ResultColumn(6, &isnull));
+	model->feature = TextArray(ResultColumn(7, &isnull), &model->features);
+	model->entities = DatumGetObjectId(ResultColumn(8, &isnull));
+	if (isnull)
+		model->entities = InvalidOid;
+	model->meta_feature = TextArray(ResultColumn(9, &isnull), &model->meta_features);
+	model->embeddings = DatumGetObjectId(ResultColumn(10, &isnull));
+	model->options = DatumGetJsonbPCopy(ResultColumn(11, &isnull));
+	model->deployed = DatumGetInt32(ResultColumn(12, &isnull));
+	if (isnull)
+		model->deployed = 0;
+	SPI_freetuptable(SPI_tuptable);
+	return model;
+}
+
+Version *
+CatalogVersion(const Model *model, int number, bool read_only)
+{
+	Parameters	parameters = {0};
+	MemoryContext caller = CurrentMemoryContext;
+	Version    *version;
+	bytea	   *digest;
+	bool		isnull;
+
+	if (number == 0 && model->deployed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("model \"%s\" has no deployed version", model->name),
+				 errhint("Train it with limaml_train, or deploy one of its versions with limaml_deploy.")));
+
+	AddText(&parameters, model->name);
+	AddParameter(&parameters, INT4OID,
+				 Int32GetDatum(number == 0 ? model->deployed : number),
+				 number == -1);
+	Execute("SELECT version, digest FROM limaml.version "
+			"WHERE model OPERATOR(pg_catalog.=) $1 "
+			"AND (version OPERATOR(pg_catalog.=) $2 OR $2 IS NULL) "
+			"ORDER BY version DESC LIMIT 1",
+			&parameters, read_only, SPI_OK_SELECT);
+	MemoryContextSwitchTo(caller);
+	if (SPI_processed == 0 && number == -1)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("model \"%s\" has no version", model->name),
+				 errhint("Train it with limaml_train.")));
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("model \"%s\" has no version %d", model->name,
+						number == 0 ? model->deployed : number),
+				 errhint("The view limaml.version lists the versions.")));
+
+	version = palloc(sizeof(Version));
+	version->number = DatumGetInt32(ResultColumn(1, &isnull));
+	digest = DatumGetByteaPP(ResultColumn(2, &isnull));
+	if (VARSIZE_ANY_EXHDR(digest) != SAFETENSORS_DIGEST_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("digest of version %d of model \"%s\" has %d bytes",
+						version->number, model->name,
+						(int) VARSIZE_ANY_EXHDR(digest))));
+	memcpy(version->digest, VARDATA_ANY(digest), SAFETENSORS_DIGEST_BYTES);
+	SPI_freetuptable(SPI_tuptable);
+	return version;
+}
+
+bytea *
+CatalogNetwork(const Model *model, int version, bool read_only)
+{
+	Parameters	parameters = {0};
+	MemoryContext caller = CurrentMemoryContext;
+	bytea	   *network;
+	bool		isnull;
+
+	AddText(&parameters, model->name);
+	AddParameter(&parameters, INT4OID, Int32GetDatum(version), false);
+	Execute("SELECT network FROM limaml.version "
+			"WHERE model OPERATOR(pg_catalog.=) $1 "
+			"AND version OPERATOR(pg_catalog.=) $2",
+			&parameters, read_only, SPI_OK_SELECT);
+	MemoryContextSwitchTo(caller);
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("model \"%s\" has no version %d", model->name,
+						version)));
+	network = (bytea *) PG_DETOAST_DATUM_COPY(ResultColumn(1, &isnull));
+	SPI_freetuptable(SPI_tuptable);
+	return network;
+}
+
+void
+CatalogCheckOwner(const Model *model, const char *verb)
+{
+	if (!has_privs_of_role(GetUserId(), model->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of model \"%s\" to %s it", model->name,
+						verb)));
+}
+
+void
+CatalogOptions(const Model *model, const Jsonb *given, ModelOptions *options)
+{
+	OptionsDefault(options);
+	OptionsApply(options, model->options, false);
+	if (given)
+		OptionsApply(options, given, true);
+	OptionsFinish(options);
+}
+
+void
+CatalogInsertModel(const Model *model)
+{
+	Parameters	parameters = {0};
+
+	AddText(&parameters, model->name);
+	AddParameter(&parameters, OIDOID, ObjectIdGetDatum(model->owner), false);
+	AddParameter(&parameters, OIDOID, ObjectIdGetDatum(model->interactions),
+				 false);
+	AddTexts(&parameters, model->keys, model->key);
+	AddText(&parameters, model->label);
+	AddText(&parameters, model->event_time);
+	AddTexts(&parameters, model->features, model->feature);
+	AddParameter(&parameters, OIDOID, ObjectIdGetDatum(model->entities),
+				 !OidIsValid(model->entities));
+	AddTexts(&parameters, model->meta_features, model->meta_feature);
+	AddParameter(&parameters, OIDOID, ObjectIdGetDatum(model->embeddings),
+				 false);
+	AddParameter(&parameters, JSONBOID, JsonbPGetDatum(model->options), false);
+	ExecuteWrite("INSERT INTO limaml.stored_model (model, owner, interactions,"
+				 " entity_key, label, event_time, features, entities,"
+				 " meta_features, embeddings, options) "
+				 "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+				 &parameters, SPI_OK_INSERT);
+}
+
+void
+CatalogDeleteModel(const Model *model)
+{
+	Parameters	parameters = {0};
+
+	AddInteger(&parameters, model->id);
+	ExecuteWrite("DELETE FROM limaml.stored_training_log "
+				 "WHERE model_id OPERATOR(pg_catalog.=) $1",
+				 &parameters, SPI_OK_DELETE);
+	ExecuteWrite("DELETE FROM limaml.stored_version "
+				 "WHERE model_id OPERATOR(pg_catalog.=) $1",
+				 &parameters, SPI_OK_DELETE);
+	ExecuteWrite("DELETE FROM limaml.stored_model "
+				 "WHERE id OPERATOR(pg_catalog.=) $1",
+				 &parameters, SPI_OK_DELETE);
+}
+
+void
+CatalogDeploy(const Model *model, int version, bool only_first)
+{
+	Parameters	parameters = {0};
+
+	AddInteger(&parameters, model->id);
+	AddParameter(&parameters, INT4OID, Int32GetDatum(version), false);
+	AddParameter(&parameters, BOOLOID, BoolGetDatum(only_first), false);
+	ExecuteWrite("UPDATE limaml.stored_model SET deployed = $2 "
+				 "WHERE id OPERATOR(pg_catalog.=) $1 "
+				 "AND (deployed IS NULL OR NOT $3)",
+				 &parameters, SPI_OK_UPDATE);
+}
+
+int
+CatalogInsertVersion(const Model *model, const VersionRecord *record)
+{
+	Parameters	lock = {0};
+	Parameters	parameters = {0};
+	bool		isnull;
+	int			version;
+
+	/* the model's row counts its versions, and its lock makes others wait */
+	AddInteger(&lock, model->id);
+	ExecuteWrite("UPDATE limaml.stored_model "
+				 "SET versions = versions OPERATOR(pg_catalog.+) 1 "
+				 "WHERE id OPERATOR(pg_catalog.=) $1 RETURNING versions",
+				 &lock, SPI_OK_UPDATE_RETURNING);
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("model \"%s\" was dropped in the meantime",
+						model->name)));
+	version = DatumGetInt32(ResultColumn(1, &isnull));
+	SPI_freetuptable(SPI_tuptable);
+
+	AddInteger(&parameters, model->id);
+	AddParameter(&parameters, INT4OID, Int32GetDatum(version), false);
+	AddParameter(&parameters, BYTEAOID, PointerGetDatum(record->network),
+				 false);
+	AddDigest(&parameters, record->digest);
+	AddText(&parameters, record->options);
+	AddInteger(&parameters, record->entities);
+	AddInteger(&parameters, record->interactions);
+	AddParameter(&parameters, INT4OID, Int32GetDatum(record->epochs), false);
+	AddDouble(&parameters, record->train_loss);
+	AddDouble(&parameters, record->validation_loss);
+	AddDouble(&parameters, record->validation_auc);
+	AddDouble(&parameters, record->baseline_auc);
+	AddDouble(&parameters, record->seconds);
+	ExecuteWrite("INSERT INTO limaml.stored_version (model_id, version,"
+				 " network, digest, options, entities, interactions, epochs,"
+				 " train_loss, validation_loss, validation_auc, baseline_auc,"
+				 " seconds) VALUES ($1, $2, $3, $4,"
+				 " $5::pg_catalog.jsonb, $6, $7, $8, $9, $10, $11, $12, $13)",
+				 &parameters, SPI_OK_INSERT);
+	return version;
+}
+
+void
+CatalogInsertEpoch(const Model *model, int version, const EpochRecord *record)
+{
+	Parameters	parameters = {0};
+
+	AddInteger(&parameters, model->id);
+	AddParameter(&parameters, INT4OID, Int32GetDatum(version), false);
+	AddParameter(&parameters, INT4OID, Int32GetDatum(record->epoch), false);
+	AddDouble(&parameters, record->train_loss);
+	AddDouble(&parameters, record->validation_loss);
+	AddDouble(&parameters, record->validation_auc);
+	AddDouble(&parameters, record->baseline_auc);
+	AddDouble(&parameters, record->learning_rate);
+	AddDouble(&parameters, record->seconds);
+	AddParameter(&parameters, BOOLOID, BoolGetDatum(record->kept), false);
+	ExecuteWrite("INSERT INTO limaml.stored_training_log (model_id, version,"
+				 " epoch, train_loss, validation_loss, validation_auc,"
+				 " baseline_auc, learning_rate, seconds, kept) "
+				 "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+				 &parameters, SPI_OK_INSERT);
+}
+
+char *
+ModelRelationName(const Model *model, Oid relation, const char *role)
+{
+	char	   *name = get_rel_name(relation);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the %s relation of model \"%s\" no longer exists",
+						role, model->name),
+				 errhint("Drop the model with limaml_drop_model and create it again.")));
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
+									  name);
+}

@@ -1,0 +1,142 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.h
+ *	  Models and versions as the catalog has them, and whose rights apply.
+ *
+ * The catalog's tables are the extension owner's.  They are read through the
+ * views limaml.model and limaml.version, as whoever asks; they are written by
+ * the fixed statements of catalog.c alone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MODEL_CATALOG_H
+#define MODEL_CATALOG_H
+
+#include "postgres.h"
+
+#include "utils/jsonb.h"
+
+#include "model/options.h"
+#include "model/safetensors.h"
+
+typedef struct Model
+{
+	int64		id;
+	char	   *name;
+	Oid			owner;
+	Oid			interactions;	/* relation */
+	int			keys;			/* columns of the entity key */
+	char	  **key;
+	char	   *label;
+	char	   *event_time;
+	int			features;
+	char	  **feature;		/* as given: column or column:kind */
+	Oid			entities;		/* relation or InvalidOid */
+	int			meta_features;
+	char	  **meta_feature;
+	Oid			embeddings;		/* table */
+	Jsonb	   *options;		/* as given */
+	int			deployed;		/* version, or 0 */
+} Model;
+
+/* A version without its network. */
+typedef struct Version
+{
+	int			number;
+	uint8		digest[SAFETENSORS_DIGEST_BYTES];
+} Version;
+
+/*
+ * All functions below are called with SPI connected; what they return is in
+ * the caller's memory context.
+ */
+
+/*
+ * The model of this name, as the active snapshot (read_only) or a new one
+ * shows it.  An error where there is none, or none that the caller may see.
+ */
+extern Model *CatalogModel(const char *name, bool read_only);
+
+/* Whether a model has this name, whoever may see it. */
+extern bool CatalogModelExists(const char *name);
+
+/* Version `number`, or the deployed one (0), or the newest (-1). */
+extern Version *CatalogVersion(const Model *model, int number,
+							   bool read_only);
+
+/* A version's network, detoasted. */
+extern bytea *CatalogNetwork(const Model *model, int version, bool read_only);
+
+/* An error unless the caller is the model's owner or a member of it. */
+extern void CatalogCheckOwner(const Model *model, const char *verb);
+
+/* The model's options, those of `given` (may be NULL) laid over them. */
+extern void CatalogOptions(const Model *model, const Jsonb *given,
+						   ModelOptions *options);
+
+/* What a training run says about the version it made. */
+typedef struct VersionRecord
+{
+	bytea	   *network;
+	uint8		digest[SAFETENSORS_DIGEST_BYTES];
+	const char *options;		/* JSON */
+	int64		entities;
+	int64		interactions;
+	int			epochs;			/* 0 for an imported one */
+	double		train_loss;		/* NaN is stored as NULL, here and below */
+	double		validation_loss;
+	double		validation_auc;
+	double		baseline_auc;
+	double		seconds;
+} VersionRecord;
+
+/* A row of limaml.training_log. */
+typedef struct EpochRecord
+{
+	int			epoch;
+	double		train_loss;
+	double		validation_loss;
+	double		validation_auc;
+	double		baseline_auc;
+	double		learning_rate;
+	double		seconds;
+	bool		kept;
+} EpochRecord;
+
+extern void CatalogInsertModel(const Model *model);
+extern void CatalogDeleteModel(const Model *model);
+
+/* Deploys a version; with only_first, where none is deployed yet. */
+extern void CatalogDeploy(const Model *model, int version, bool only_first);
+
+/*
+ * Adds a version and returns its number, one more than there ever was.  Two
+ * at once of one model wait for each other.
+ */
+extern int	CatalogInsertVersion(const Model *model,
+								 const VersionRecord *record);
+extern void CatalogInsertEpoch(const Model *model, int version,
+							   const EpochRecord *record);
+
+/*
+ * Whose rights apply.  Enter before work that a model's owner's rights are
+ * for, leave after it; an error leaves by itself.  Where the caller is
+ * another role, what could outlast the scope is forbidden (as while the server
+ * refreshes a materialised view).  The search path is the server's own, so
+ * that results are the same whoever calls.
+ */
+typedef struct RightsScope
+{
+	Oid			user;
+	int			context;
+	int			guc_level;
+} RightsScope;
+
+extern void EnterOwner(RightsScope *scope, const Model *model);
+extern void LeaveRights(RightsScope *scope);
+
+/* The qualified, quoted name of a relation of the model; role says which. */
+extern char *ModelRelationName(const Model *model, Oid relation,
+							   const char *role);
+
+#endif							/* MODEL_CATALOG_H */

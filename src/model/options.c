@@ -1,0 +1,375 @@
+/*-------------------------------------------------------------------------
+ *
+ * options.c
+ *	  The table of options, and its reading from and writing to JSON.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "catalog/pg_type.h"
+#include "model/embedding.h"
+#include "model/options.h"
+#include "utils/builtins.h"
+#include "utils/float.h"
+#include "utils/json.h"
+#include "utils/numeric.h"
+
+const char *const personalization_labels[] = {"limaml", "none", NULL};
+const char *const loss_labels[] = {"binary", "squared", NULL};
+const char *const activation_labels[] = {"tanh", "relu", "gelu", NULL};
+const char *const adapts_labels[] = {"meta_block", "embedding", NULL};
+const char *const inner_weighting_labels[] = {
+	"mean", "sqrt", "damped", "sqrt_damped", NULL
+};
+static const char *const split_labels[] = {
+	"random_half", "prefix", "mixed", "fixed", NULL
+};
+
+typedef enum OptionKind
+{
+	OPTION_BOOLEAN,
+	OPTION_INTEGER,
+	OPTION_REAL,
+	OPTION_ENUM,
+	OPTION_WIDTHS,
+	OPTION_COLUMN
+} OptionKind;
+
+typedef struct OptionSpec
+{
+	const char *name;
+	OptionKind	kind;
+	size_t		field;			/* offset in ModelOptions */
+	double		least;			/* of a number or a width */
+	double		most;
+	double		fallback;		/* default of a number, boolean or enum */
+	const char *const *labels;	/* of an enum */
+	bool		nullable;		/* null is the number 0: off */
+	bool		of_table;		/* the embeddings table depends on it */
+} OptionSpec;
+
+#define FIELD(name) #name
+#define AT(name) offsetof(ModelOptions, name)
+
+#define BOOLEAN(name, fallback) \
+	{FIELD(name), OPTION_BOOLEAN, AT(name), 0, 1, fallback, NULL, false, false}
+#define INTEGER(name, least, most, fallback) \
+	{FIELD(name), OPTION_INTEGER, AT(name), least, most, fallback, NULL, false, false}
+#define NUMBER(name, least, most, fallback) \
+	{FIELD(name), OPTION_REAL, AT(name), least, most, fallback, NULL, false, false}
+#define CHOICE(name, labels, fallback) \
+	{FIELD(name), OPTION_ENUM, AT(name), 0, 0, fallback, labels, false, false}
+#define WIDTHS(name) \
+	{FIELD(name), OPTION_WIDTHS, AT(name), 1, 4096, 0, NULL, false, false}
+
+/* Defaults are those that ranked best on real ratings; see CHANGELOG. */
+static const OptionSpec option_specs[] = {
+	CHOICE(personalization, personalization_labels, PERSONALIZATION_LIMAML),
+	CHOICE(loss, loss_labels, LOSS_BINARY),
+	{"embedding_size", OPTION_INTEGER, AT(embedding_size), 1, 4096, 32,
+	NULL, false, true},
+	INTEGER(factor_size, 0, 4096, -1),
+	WIDTHS(meta_hidden),
+	WIDTHS(global_hidden),
+	CHOICE(activation, activation_labels, ACTIVATION_TANH),
+	CHOICE(adapts, adapts_labels, ADAPTS_META_BLOCK),
+	INTEGER(inner_steps, 0, NETWORK_MAX_STEPS, 5),
+	NUMBER(inner_rate, 0, 1e9, 0.5),
+	BOOLEAN(learn_inner_rate, false),
+	INTEGER(order, 1, 2, 2),
+	CHOICE(inner_weighting, inner_weighting_labels, WEIGHTING_SQRT),
+	{"recency", OPTION_REAL, AT(recency), 1e-3, 1e9, 100, NULL, true, false},
+	INTEGER(support_rows, 1, 16384, 256),
+	CHOICE(support_split, split_labels, SPLIT_RANDOM_HALF),
+	NUMBER(support_fraction, 0, 1, 0.5),
+	NUMBER(prior_loss, 0, 1000, 0.2),
+	NUMBER(category_dropout, 0, 0.9, 0),
+	{"weight", OPTION_COLUMN, AT(weight), 0, 0, 0, NULL, true, false},
+	INTEGER(category_size, 1, 1024, 16),
+	INTEGER(min_count, 1, PG_INT32_MAX, 1),
+	INTEGER(max_categories, 1, 10000000, 100000),
+	INTEGER(epochs, 1, 10000, 16),
+	INTEGER(patience, 1, 10000, 4),
+	INTEGER(batch_entities, 1, 65536, 32),
+	NUMBER(learning_rate, 1e-9, 10, 0.003),
+	NUMBER(weight_decay, 0, 1000, 0.2),
+	NUMBER(category_decay, 0, 1000, 2.5),
+	NUMBER(clip_norm, 0, 1e9, 5),
+	NUMBER(validation_fraction, 0, 0.9, 0.1),
+	INTEGER(seed, PG_INT32_MIN, PG_INT32_MAX, 0),
+};
+
+static void *
+FieldOf(const ModelOptions *options, const OptionSpec *spec)
+{
+	return (char *) options + spec->field;
+}
+
+void
+OptionsDefault(ModelOptions *options)
+{
+	memset(options, 0, sizeof(*options));
+	for (int i = 0; i < lengthof(option_specs); i++)
+	{
+		const OptionSpec *spec = &option_specs[i];
+		void	   *field = FieldOf(options, spec);
+
+		switch (spec->kind)
+		{
+			case OPTION_BOOLEAN:
+				*(bool *) field = spec->fallback != 0;
+				break;
+			case OPTION_INTEGER:
+			case OPTION_ENUM:
+				*(int *) field = (int) spec->fallback;
+				break;
+			case OPTION_REAL:
+				*(double *) field = spec->fallback;
+				break;
+			case OPTION_WIDTHS:
+			case OPTION_COLUMN:
+				break;
+		}
+	}
+	options->meta_hidden = (HiddenWidths) {1, {32}};
+	options->global_hidden = (HiddenWidths) {2, {64, 32}};
+}
+
+static const OptionSpec *
+FindOption(const char *name)
+{
+	StringInfoData known;
+
+	for (int i = 0; i < lengthof(option_specs); i++)
+		if (strcmp(option_specs[i].name, name) == 0)
+			return &option_specs[i];
+
+	initStringInfo(&known);
+	for (int i = 0; i < lengthof(option_specs); i++)
+		appendStringInfo(&known, "%s%s", i > 0 ? ", " : "",
+						 option_specs[i].name);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown option \"%s\"", name),
+			 errhint("Known options are %s.", known.data)));
+	return NULL;				/* keep compiler quiet */
+}
+
+static void
+WrongValue(const OptionSpec *spec, const char *expected)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("option \"%s\" must be %s", spec->name, expected)));
+}
+
+/* A JSON number between the option's bounds. */
+static double
+NumberValue(const OptionSpec *spec, const JsonbValue *value, bool integer)
+{
+	double		number;
+
+	if (value->type != jbvNumeric)
+		WrongValue(spec, integer ? "an integer" : "a number");
+	number = DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow,
+												NumericGetDatum(value->val.numeric)));
+	if (integer && number != rint(number))
+		WrongValue(spec, "an integer");
+	if (!(number >= spec->least && number <= spec->most))
+		WrongValue(spec, psprintf("between %.15g and %.15g", spec->least,
+								  spec->most));
+	return number;
+}
+
+static int
+ChoiceValue(const OptionSpec *spec, const JsonbValue *value)
+{
+	StringInfoData known;
+
+	if (value->type == jbvString)
+		for (int i = 0; spec->labels[i]; i++)
+			if (strlen(spec->labels[i]) == value->val.string.len &&
+				memcmp(spec->labels[i], value->val.string.val,
+					   value->val.string.len) == 0)
+				return i;
+
+	initStringInfo(&known);
+	appendStringInfoString(&known, "one of ");
+	for (int i = 0; spec->labels[i]; i++)
+		appendStringInfo(&known, "%s\"%s\"", i > 0 ? ", " : "",
+						 spec->labels[i]);
+	WrongValue(spec, known.data);
+	return 0;
+}
+
+static HiddenWidths
+WidthsValue(const OptionSpec *spec, const JsonbValue *value)
+{
+	HiddenWidths widths = {0};
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	element;
+
+	if (value->type != jbvBinary ||
+		!JsonContainerIsArray(value->val.binary.data) ||
+		JsonContainerIsScalar(value->val.binary.data) ||
+		JsonContainerSize(value->val.binary.data) > lengthof(widths.width))
+		WrongValue(spec, psprintf("an array of at most %d widths",
+								  (int) lengthof(widths.width)));
+
+	it = JsonbIteratorInit(value->val.binary.data);
+	while ((token = JsonbIteratorNext(&it, &element, true)) != WJB_DONE)
+		if (token == WJB_ELEM)
+			widths.width[widths.count++] =
+				(int) NumberValue(spec, &element, true);
+	return widths;
+}
+
+static void
+SetOption(ModelOptions *options, const OptionSpec *spec,
+		  const JsonbValue *value)
+{
+	void	   *field = FieldOf(options, spec);
+
+	if (value->type == jbvNull)
+	{
+		if (!spec->nullable)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("option \"%s\" must not be null", spec->name)));
+		if (spec->kind == OPTION_COLUMN)
+			*(char **) field = NULL;
+		else
+			*(double *) field = 0;
+		return;
+	}
+
+	switch (spec->kind)
+	{
+		case OPTION_BOOLEAN:
+			if (value->type != jbvBool)
+				WrongValue(spec, "true or false");
+			*(bool *) field = value->val.boolean;
+			break;
+		case OPTION_INTEGER:
+			*(int *) field = (int) NumberValue(spec, value, true);
+			break;
+		case OPTION_REAL:
+			*(double *) field = NumberValue(spec, value, false);
+			break;
+		case OPTION_ENUM:
+			*(int *) field = ChoiceValue(spec, value);
+			break;
+		case OPTION_WIDTHS:
+			*(HiddenWidths *) field = WidthsValue(spec, value);
+			break;
+		case OPTION_COLUMN:
+			if (value->type != jbvString)
+				WrongValue(spec, "the name of a column");
+			*(char **) field = pnstrdup(value->val.string.val,
+										value->val.string.len);
+			break;
+	}
+}
+
+void
+OptionsApply(ModelOptions *options, const Jsonb *given, bool training)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	const OptionSpec *spec = NULL;
+
+	if (!JB_ROOT_IS_OBJECT(given))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("options must be a JSON object")));
+
+	it = JsonbIteratorInit(unconstify(JsonbContainer *, &given->root));
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			spec = FindOption(pnstrdup(value.val.string.val,
+									   value.val.string.len));
+		else if (token == WJB_VALUE)
+		{
+			int			before = options->embedding_size;
+
+			SetOption(options, spec, &value);
+			if (training && spec->of_table &&
+				options->embedding_size != before)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("option \"%s\" cannot be changed by limaml_train",
+								spec->name),
+						 errdetail("The model's embeddings table holds vectors of %d numbers.",
+								   before),
+						 errhint("Create another model with this option.")));
+		}
+	}
+}
+
+void
+OptionsFinish(ModelOptions *options)
+{
+	if (options->factor_size < 0)
+		options->factor_size = options->embedding_size / 2;
+	if (options->factor_size > options->embedding_size)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"factor_size\" must not exceed \"embedding_size\": %d exceeds %d",
+						options->factor_size, options->embedding_size)));
+}
+
+void
+OptionsToJson(const ModelOptions *options, StringInfo json)
+{
+	appendStringInfoChar(json, '{');
+	for (int i = 0; i < lengthof(option_specs); i++)
+	{
+		const OptionSpec *spec = &option_specs[i];
+		const void *field = FieldOf(options, spec);
+
+		appendStringInfo(json, "%s\"%s\": ", i > 0 ? ", " : "", spec->name);
+		switch (spec->kind)
+		{
+			case OPTION_BOOLEAN:
+				appendStringInfoString(json, *(const bool *) field ?
+									   "true" : "false");
+				break;
+			case OPTION_INTEGER:
+				appendStringInfo(json, "%d", *(const int *) field);
+				break;
+			case OPTION_REAL:
+				if (spec->nullable && *(const double *) field == 0)
+					appendStringInfoString(json, "null");
+				else
+					appendStringInfo(json, "%.17g", *(const double *) field);
+				break;
+			case OPTION_ENUM:
+				escape_json(json, spec->labels[*(const int *) field]);
+				break;
+			case OPTION_WIDTHS:
+				{
+					const HiddenWidths *widths = field;
+
+					appendStringInfoChar(json, '[');
+					for (int w = 0; w < widths->count; w++)
+						appendStringInfo(json, "%s%d", w > 0 ? ", " : "",
+										 widths->width[w]);
+					appendStringInfoChar(json, ']');
+					break;
+				}
+			case OPTION_COLUMN:
+				if (*(char *const *) field)
+					escape_json(json, *(char *const *) field);
+				else
+					appendStringInfoString(json, "null");
+				break;
+		}
+	}
+	appendStringInfoChar(json, '}');
+}

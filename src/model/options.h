@@ -1,0 +1,108 @@
+/*-------------------------------------------------------------------------
+ *
+ * options.h
+ *	  A model's options: what they are called, what they may be, and what
+ *	  they are unless said otherwise.
+ *
+ * create_model stores those that were given, as jsonb; train may override
+ * them; a version keeps all that it was trained with.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MODEL_OPTIONS_H
+#define MODEL_OPTIONS_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "utils/jsonb.h"
+
+#include "math/network.h"
+
+typedef enum Personalization
+{
+	PERSONALIZATION_LIMAML,
+	PERSONALIZATION_NONE		/* the same network, which nobody adapts */
+} Personalization;
+
+/* Which of an entity's rows adapt in training and which judge. */
+typedef enum SupportSplit
+{
+	SPLIT_RANDOM_HALF,			/* each row either, with equal chance */
+	SPLIT_PREFIX,				/* the oldest k adapt, k log-uniform from 0 */
+	SPLIT_MIXED,				/* one of the two above, with equal chance */
+	SPLIT_FIXED					/* the oldest support_fraction adapt */
+} SupportSplit;
+
+/* The hidden widths of a block; one layer fewer than the block has. */
+typedef struct HiddenWidths
+{
+	int			count;
+	int			width[NETWORK_MAX_LAYERS - 1];
+} HiddenWidths;
+
+typedef struct ModelOptions
+{
+	/* the network */
+	int			personalization;
+	int			loss;
+	int			embedding_size;
+	int			factor_size;	/* -1: half of embedding_size */
+	HiddenWidths meta_hidden;
+	HiddenWidths global_hidden;
+	int			activation;
+	int			category_size;
+
+	/* the inner loop */
+	int			adapts;
+	int			inner_steps;
+	double		inner_rate;
+	bool		learn_inner_rate;
+	int			inner_weighting;
+	double		recency;		/* 0: off */
+	int			support_rows;
+
+	/* the outer loop */
+	int			order;
+	int			support_split;
+	double		support_fraction;
+	double		prior_loss;
+	double		category_dropout;
+	char	   *weight;			/* column, or NULL */
+	int			min_count;
+	int			max_categories;
+	int			epochs;
+	int			patience;
+	int			batch_entities;
+	double		learning_rate;
+	double		weight_decay;
+	double		category_decay;
+	double		clip_norm;
+	double		validation_fraction;
+	int			seed;
+} ModelOptions;
+
+/* Labels as options and networks spell them, in the order of the enums. */
+extern const char *const personalization_labels[];
+extern const char *const loss_labels[];
+extern const char *const activation_labels[];
+extern const char *const adapts_labels[];
+extern const char *const inner_weighting_labels[];
+
+extern void OptionsDefault(ModelOptions *options);
+
+/*
+ * Lays the given options over those there are.  While training, an option
+ * that the embeddings table depends on may not differ.  Errors name the
+ * option.
+ */
+extern void OptionsApply(ModelOptions *options, const Jsonb *given,
+						 bool training);
+
+/* What is not any single option's business; after the last OptionsApply. */
+extern void OptionsFinish(ModelOptions *options);
+
+/* All options as a JSON object. */
+extern void OptionsToJson(const ModelOptions *options, StringInfo json);
+
+#endif							/* MODEL_OPTIONS_H */

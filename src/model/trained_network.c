@@ -1,0 +1,652 @@
+/*-------------------------------------------------------------------------
+ *
+ * trained_network.c
+ *	  Writing a trained network to a safetensors file, and reading it back.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <float.h>
+#include <math.h>
+
+#include "common/shortest_dec.h"
+#include "lib/stringinfo.h"
+#include "model/trained_network.h"
+#include "port/pg_bswap.h"
+#include "storage/shmem.h"
+#include "utils/builtins.h"
+#include "utils/float.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
+
+#define FORMAT_VERSION 1
+#define METADATA_KEY "limaml"
+
+/* No width of a network exceeds this: products of two fit an int. */
+#define MAX_WIDTH 32768
+
+/* Tensors that a feature's table has: its vectors and its wide scalars. */
+typedef struct FeatureTable
+{
+	Feature    *feature;
+	char	   *vectors_name;
+	char	   *wide_name;		/* NULL for an entity's */
+} FeatureTable;
+
+static void
+SetDigest(TrainedNetwork *trained, const uint8 *digest)
+{
+	uint32		first;
+
+	memcpy(trained->digest, digest, SAFETENSORS_DIGEST_BYTES);
+	memcpy(&first, digest, sizeof(first));
+	trained->fingerprint = pg_ntoh32(first);
+	if (trained->fingerprint == 0)
+		trained->fingerprint = 1;
+}
+
+void
+TrainedNetworkShape(TrainedNetwork *trained, const ModelOptions *options)
+{
+	NetworkShape *shape = &trained->shape;
+	int			l;
+
+	memset(shape, 0, sizeof(*shape));
+	shape->activation = options->activation;
+	shape->loss = options->loss;
+	shape->factor_size = options->factor_size;
+	shape->adapts = options->adapts;
+	shape->weighting = options->inner_weighting;
+	shape->steps = options->personalization == PERSONALIZATION_NONE ? 0 :
+		options->inner_steps;
+
+	shape->meta_layers = options->meta_hidden.count + 1;
+	shape->meta_width[0] = trained->entity.width;
+	for (l = 0; l < options->meta_hidden.count; l++)
+		shape->meta_width[l + 1] = options->meta_hidden.width[l];
+	shape->meta_width[l + 1] = options->embedding_size;
+
+	shape->global_layers = options->global_hidden.count + 1;
+	shape->global_width[0] = network_concatenated_size(shape) +
+		trained->interaction.width;
+	for (l = 0; l < options->global_hidden.count; l++)
+		shape->global_width[l + 1] = options->global_hidden.width[l];
+	shape->global_width[l + 1] = 1;
+
+	if (shape->meta_width[0] > MAX_WIDTH || shape->global_width[0] > MAX_WIDTH)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("features take %d numbers, which exceeds %d",
+						Max(shape->meta_width[0], shape->global_width[0]),
+						MAX_WIDTH)));
+}
+
+void
+TrainedNetworkPack(TrainedNetwork *trained)
+{
+	Size		size = mul_size(network_packed_size(&trained->shape),
+								sizeof(float));
+
+	trained->packed = MemoryContextAllocHuge(trained->context, size);
+	TrainedNetworkRepack(trained);
+}
+
+void
+TrainedNetworkRepack(TrainedNetwork *trained)
+{
+	network_pack(&trained->network, &trained->shape, trained->parameters,
+				 trained->packed);
+}
+
+/* The categories of both encoders, in the order of their tensors. */
+static List *
+FeatureTables(TrainedNetwork *trained)
+{
+	List	   *tables = NIL;
+
+	for (int e = 0; e < 2; e++)
+	{
+		Encoder    *encoder = e == 0 ? &trained->interaction : &trained->entity;
+
+		for (int f = 0; f < encoder->count; f++)
+		{
+			FeatureTable *table;
+
+			if (encoder->features[f].kind != FEATURE_CATEGORY)
+				continue;
+			table = palloc0(sizeof(FeatureTable));
+			table->feature = &encoder->features[f];
+			table->vectors_name = psprintf("%s%s.embedding",
+										   e == 0 ? "" : "meta.",
+										   table->feature->name);
+			if (e == 0)
+				table->wide_name = psprintf("%s.wide", table->feature->name);
+			tables = lappend(tables, table);
+		}
+	}
+	return tables;
+}
+
+static void
+WriteWidths(StringInfo json, const char *key, int layers, const int *width)
+{
+	appendStringInfo(json, ", \"%s\": [", key);
+	for (int l = 0; l <= layers; l++)
+		appendStringInfo(json, "%s%d", l > 0 ? ", " : "", width[l]);
+	appendStringInfoChar(json, ']');
+}
+
+static void
+WriteDouble(StringInfo json, const char *key, double number)
+{
+	char		digits[DOUBLE_SHORTEST_DECIMAL_LEN];
+
+	double_to_shortest_decimal_buf(number, digits);
+	appendStringInfo(json, ", \"%s\": %s", key, digits);
+}
+
+static void
+WriteFeatures(StringInfo json, const char *key, const Encoder *encoder)
+{
+	appendStringInfo(json, ", \"%s\": [", key);
+	for (int f = 0; f < encoder->count; f++)
+	{
+		const Feature *feature = &encoder->features[f];
+		const Vocabulary *vocabulary = &feature->vocabulary;
+
+		appendStringInfoString(json, f > 0 ? ", {\"name\": " : "{\"name\": ");
+		escape_json(json, feature->name);
+		appendStringInfo(json, ", \"kind\": \"%s\"",
+						 feature_kind_labels[feature->kind]);
+		if (feature->kind == FEATURE_NUMERIC)
+		{
+			WriteDouble(json, "mean", feature->mean);
+			WriteDouble(json, "sd", feature->sd);
+			appendStringInfo(json, ", \"missing\": %s}",
+							 feature->missing_flag ? "true" : "false");
+			continue;
+		}
+		appendStringInfo(json, ", \"values\": \"%s\", \"size\": %d, \"outside\": %d, \"vocabulary\": [",
+						 vocabulary->is_integer ? "integer" : "text",
+						 feature->size, vocabulary->outside);
+		for (int v = 0; v < vocabulary->count; v++)
+		{
+			const CategoryValue *value = &vocabulary->values[v];
+
+			if (v > 0)
+				appendStringInfoString(json, ", ");
+			if (vocabulary->is_integer)
+				appendStringInfo(json, INT64_FORMAT, value->integer);
+			else
+				escape_json(json, pnstrdup(value->text, value->length));
+		}
+		appendStringInfoString(json, "]}");
+	}
+	appendStringInfoChar(json, ']');
+}
+
+static char *
+WriteMetadata(const TrainedNetwork *trained)
+{
+	const NetworkShape *shape = &trained->shape;
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfo(&json, "{\"format\": %d", FORMAT_VERSION);
+	appendStringInfo(&json, ", \"personalization\": \"%s\"",
+					 personalization_labels[trained->personalization]);
+	appendStringInfo(&json, ", \"activation\": \"%s\"",
+					 activation_labels[shape->activation]);
+	appendStringInfo(&json, ", \"loss\": \"%s\"", loss_labels[shape->loss]);
+	appendStringInfo(&json, ", \"adapts\": \"%s\"",
+					 adapts_labels[shape->adapts]);
+	appendStringInfo(&json, ", \"inner_weighting\": \"%s\"",
+					 inner_weighting_labels[shape->weighting]);
+	appendStringInfo(&json, ", \"inner_steps\": %d", shape->steps);
+	if (trained->recency > 0)
+		WriteDouble(&json, "recency", trained->recency);
+	else
+		appendStringInfoString(&json, ", \"recency\": null");
+	appendStringInfo(&json, ", \"support_rows\": %d", trained->support_rows);
+	appendStringInfo(&json, ", \"embedding_size\": %d, \"factor_size\": %d",
+					 network_embedding_size(shape), shape->factor_size);
+	WriteWidths(&json, "meta", shape->meta_layers, shape->meta_width);
+	WriteWidths(&json, "global", shape->global_layers, shape->global_width);
+	WriteFeatures(&json, "features", &trained->interaction);
+	WriteFeatures(&json, "meta_features", &trained->entity);
+	appendStringInfo(&json, ", \"options\": %s}", trained->options);
+	return json.data;
+}
+
+static void
+AddMetadata(Safetensors *file, const char *key, const char *value)
+{
+	SafetensorsMetadata *metadata = palloc(sizeof(SafetensorsMetadata));
+
+	metadata->key = key;
+	metadata->value = value;
+	file->metadata = lappend(file->metadata, metadata);
+}
+
+static void
+AddTensor(Safetensors *file, const char *name, int dimensions, int64 rows,
+		  int64 columns, const float *numbers)
+{
+	SafetensorsTensor *tensor = palloc(sizeof(SafetensorsTensor));
+
+	tensor->name = name;
+	tensor->dimensions = dimensions;
+	tensor->shape[0] = dimensions == 1 ? columns : rows;
+	tensor->shape[1] = columns;
+	tensor->numbers = numbers;
+	file->tensors = lappend(file->tensors, tensor);
+}
+
+bytea *
+TrainedNetworkWrite(TrainedNetwork *trained)
+{
+	Safetensors file = {0};
+	NetworkTensor tensors[NETWORK_MAX_TENSORS];
+	int			count = network_tensors(&trained->shape, tensors);
+	ListCell   *lc;
+	bytea	   *bytes;
+	const Safetensors *written;
+
+	/* PyTorch's tools look for this key */
+	AddMetadata(&file, "format", "pt");
+	AddMetadata(&file, METADATA_KEY, WriteMetadata(trained));
+	for (int t = 0; t < count; t++)
+		AddTensor(&file, tensors[t].name, tensors[t].dimensions,
+				  tensors[t].rows, tensors[t].columns,
+				  trained->parameters + tensors[t].offset);
+	foreach(lc, FeatureTables(trained))
+	{
+		FeatureTable *table = lfirst(lc);
+		int			rows = VocabularyRows(&table->feature->vocabulary);
+
+		AddTensor(&file, table->vectors_name, 2, rows, table->feature->size,
+				  table->feature->vectors);
+		if (table->wide_name)
+			AddTensor(&file, table->wide_name, 1, 1, rows,
+					  table->feature->wide);
+	}
+
+	bytes = SafetensorsWrite(&file);
+	written = SafetensorsRead(VARDATA(bytes), VARSIZE(bytes) - VARHDRSZ);
+	SetDigest(trained, written->digest);
+	return bytes;
+}
+
+/* From here on: reading.  What a field is not is an error naming the field. */
+
+static void BadNetwork(const char *what, const char *name) pg_attribute_noreturn();
+
+static void
+BadNetwork(const char *what, const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("invalid limaml network: \"%s\" %s", name, what)));
+}
+
+static JsonbValue *
+Field(JsonbContainer *object, const char *name)
+{
+	JsonbValue *value = getKeyJsonValueFromContainer(object, name,
+													 strlen(name), NULL);
+
+	if (value == NULL)
+		BadNetwork("is missing", name);
+	return value;
+}
+
+static double
+NumberField(JsonbContainer *object, const char *name, double least,
+			double most)
+{
+	JsonbValue *value = Field(object, name);
+	double		number;
+
+	if (value->type != jbvNumeric)
+		BadNetwork("is not a number", name);
+	number = DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow,
+												NumericGetDatum(value->val.numeric)));
+	if (!(number >= least && number <= most))
+		BadNetwork("is out of range", name);
+	return number;
+}
+
+static int
+IntegerField(JsonbContainer *object, const char *name, int least, int most)
+{
+	double		number = NumberField(object, name, least, most);
+
+	if (number != rint(number))
+		BadNetwork("is not an integer", name);
+	return (int) number;
+}
+
+static bool
+BooleanField(JsonbContainer *object, const char *name)
+{
+	JsonbValue *value = Field(object, name);
+
+	if (value->type != jbvBool)
+		BadNetwork("is not true or false", name);
+	return value->val.boolean;
+}
+
+static char *
+StringField(JsonbContainer *object, const char *name)
+{
+	JsonbValue *value = Field(object, name);
+
+	if (value->type != jbvString)
+		BadNetwork("is not a string", name);
+	return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
+static int
+ChoiceField(JsonbContainer *object, const char *name,
+			const char *const *labels)
+{
+	char	   *label = StringField(object, name);
+
+	for (int i = 0; labels[i]; i++)
+		if (strcmp(labels[i], label) == 0)
+			return i;
+	BadNetwork("is not one of the known words", name);
+	return 0;					/* keep compiler quiet */
+}
+
+static JsonbContainer *
+ArrayField(JsonbContainer *object, const char *name)
+{
+	JsonbValue *value = Field(object, name);
+
+	if (value->type != jbvBinary ||
+		!JsonContainerIsArray(value->val.binary.data) ||
+		JsonContainerIsScalar(value->val.binary.data))
+		BadNetwork("is not an array", name);
+	return value->val.binary.data;
+}
+
+/* Widths of 1 ... NETWORK_MAX_LAYERS layers; returns the number of layers. */
+static int
+WidthsField(JsonbContainer *object, const char *name, int *width)
+{
+	JsonbContainer *array = ArrayField(object, name);
+	int			count = JsonContainerSize(array);
+
+	if (count < 2 || count > NETWORK_MAX_LAYERS + 1)
+		BadNetwork("has too few or too many layers", name);
+	for (int l = 0; l < count; l++)
+	{
+		JsonbValue *value = getIthJsonbValueFromContainer(array, l);
+		double		number;
+
+		if (value->type != jbvNumeric)
+			BadNetwork("has a width that is not a number", name);
+		number = DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow,
+													NumericGetDatum(value->val.numeric)));
+
+		/* a block may read nothing, but every layer emits something */
+		if (!(number >= (l == 0 ? 0 : 1) && number <= MAX_WIDTH) ||
+			number != rint(number))
+			BadNetwork("has a width out of range", name);
+		width[l] = (int) number;
+	}
+	return count - 1;
+}
+
+static void
+ReadVocabulary(JsonbContainer *object, const char *feature,
+			   Vocabulary *vocabulary)
+{
+	static const char *const value_labels[] = {"text", "integer", NULL};
+	JsonbContainer *array = ArrayField(object, "vocabulary");
+	bool		is_integer = ChoiceField(object, "values", value_labels) == 1;
+	int			count = JsonContainerSize(array);
+	int			outside = IntegerField(object, "outside", 1,
+									   VOCABULARY_MAX_OUTSIDE);
+	CategoryValue *values;
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	int			i = 0;
+
+	values = palloc_extended(mul_size(Max(count, 1), sizeof(CategoryValue)),
+							 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	it = JsonbIteratorInit(array);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		if (token != WJB_ELEM)
+			continue;
+		if (value.type != (is_integer ? jbvNumeric : jbvString))
+			BadNetwork("has a vocabulary of other values than it says", feature);
+		if (is_integer)
+		{
+			/* text is the one form that cannot round an integer */
+			char	   *digits = DatumGetCString(DirectFunctionCall1(numeric_out,
+																	 NumericGetDatum(value.val.numeric)));
+
+			if (strspn(digits, "-0123456789") != strlen(digits))
+				BadNetwork("has a vocabulary of other values than it says",
+						   feature);
+			values[i++].integer =
+				DatumGetInt64(DirectFunctionCall1(int8in, CStringGetDatum(digits)));
+		}
+		else
+		{
+			values[i].text = value.val.string.val;
+			values[i++].length = value.val.string.len;
+		}
+	}
+	if (!VocabularyInit(vocabulary, is_integer, count, values, outside))
+		BadNetwork("has a vocabulary with a value twice", feature);
+}
+
+static void
+ReadFeatures(JsonbContainer *object, const char *key, Encoder *encoder)
+{
+	JsonbContainer *array = ArrayField(object, key);
+
+	encoder->count = JsonContainerSize(array);
+	encoder->features = palloc0(mul_size(Max(encoder->count, 1),
+										 sizeof(Feature)));
+	for (int f = 0; f < encoder->count; f++)
+	{
+		JsonbValue *value = getIthJsonbValueFromContainer(array, f);
+		Feature    *feature = &encoder->features[f];
+		JsonbContainer *described;
+
+		if (value->type != jbvBinary ||
+			!JsonContainerIsObject(value->val.binary.data))
+			BadNetwork("has an element that is not an object", key);
+		described = value->val.binary.data;
+		feature->name = StringField(described, "name");
+		for (int other = 0; other < f; other++)
+			if (strcmp(encoder->features[other].name, feature->name) == 0)
+				BadNetwork("stands twice among its features", feature->name);
+		feature->kind = ChoiceField(described, "kind", feature_kind_labels);
+		if (feature->kind == FEATURE_NUMERIC)
+		{
+			feature->mean = NumberField(described, "mean", -DBL_MAX, DBL_MAX);
+			feature->sd = NumberField(described, "sd", DBL_MIN, DBL_MAX);
+			feature->missing_flag = BooleanField(described, "missing");
+		}
+		else
+		{
+			feature->size = IntegerField(described, "size", 1, MAX_WIDTH);
+			ReadVocabulary(described, feature->name, &feature->vocabulary);
+		}
+	}
+	EncoderLayout(encoder);
+	if (encoder->width < 0 || encoder->width > MAX_WIDTH)
+		BadNetwork("encode to too many numbers", key);
+}
+
+/* Copies a tensor of this shape; every tensor is asked for exactly once. */
+static void
+TakeTensor(Safetensors *file, const char *name, int dimensions, int64 rows,
+		   int64 columns, float *numbers)
+{
+	ListCell   *lc;
+
+	foreach(lc, file->tensors)
+	{
+		SafetensorsTensor *tensor = lfirst(lc);
+		Size		count = mul_size(rows, columns);
+
+		if (strcmp(tensor->name, name) != 0)
+			continue;
+		if (tensor->dimensions != dimensions ||
+			tensor->shape[dimensions - 1] != columns ||
+			(dimensions == 2 && tensor->shape[0] != rows))
+			BadNetwork("has another shape than its features and widths ask for",
+					   name);
+		if (count > 0)
+			memcpy(numbers, tensor->numbers, count * sizeof(float));
+		for (Size i = 0; i < count; i++)
+			if (!isfinite(numbers[i]))
+				BadNetwork("has a number that is not finite", name);
+		file->tensors = foreach_delete_current(file->tensors, lc);
+		return;
+	}
+	BadNetwork("is missing", name);
+}
+
+static float *
+AllocateNumbers(Size rows, Size columns)
+{
+	return palloc_extended(mul_size(Max(mul_size(rows, columns), 1),
+									sizeof(float)),
+						   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+}
+
+/* Everything that the metadata says. */
+static void
+ReadMetadata(TrainedNetwork *trained, Jsonb *json)
+{
+	NetworkShape *shape = &trained->shape;
+	JsonbContainer *root = &json->root;
+	JsonbValue *options;
+	int			embedding_size;
+
+	if (!JB_ROOT_IS_OBJECT(json))
+		BadNetwork("is not an object", METADATA_KEY);
+	if (IntegerField(root, "format", 1, PG_INT32_MAX) != FORMAT_VERSION)
+		BadNetwork("is not one that this version of limaml reads", "format");
+
+	trained->personalization = ChoiceField(root, "personalization",
+										   personalization_labels);
+	shape->activation = ChoiceField(root, "activation", activation_labels);
+	shape->loss = ChoiceField(root, "loss", loss_labels);
+	shape->adapts = ChoiceField(root, "adapts", adapts_labels);
+	shape->weighting = ChoiceField(root, "inner_weighting",
+								   inner_weighting_labels);
+	shape->steps = IntegerField(root, "inner_steps", 0, NETWORK_MAX_STEPS);
+	if (Field(root, "recency")->type != jbvNull)
+		trained->recency = NumberField(root, "recency", 1e-3, 1e9);
+	trained->support_rows = IntegerField(root, "support_rows", 1, 16384);
+	embedding_size = IntegerField(root, "embedding_size", 1, MAX_WIDTH);
+	shape->factor_size = IntegerField(root, "factor_size", 0, embedding_size);
+	shape->meta_layers = WidthsField(root, "meta", shape->meta_width);
+	shape->global_layers = WidthsField(root, "global", shape->global_width);
+	ReadFeatures(root, "features", &trained->interaction);
+	ReadFeatures(root, "meta_features", &trained->entity);
+	options = Field(root, "options");
+	if (options->type != jbvBinary ||
+		!JsonContainerIsObject(options->val.binary.data))
+		BadNetwork("is not an object", "options");
+	trained->options = JsonbToCString(NULL, options->val.binary.data,
+									  options->val.binary.len);
+
+	if (network_embedding_size(shape) != embedding_size ||
+		shape->meta_width[0] != trained->entity.width)
+		BadNetwork("does not fit the meta features and embedding_size", "meta");
+	if (shape->global_width[0] != network_concatenated_size(shape) +
+		trained->interaction.width ||
+		shape->global_width[shape->global_layers] != 1)
+		BadNetwork("does not fit the features and embedding_size", "global");
+}
+
+static void
+MetadataErrorContext(void *arg)
+{
+	errcontext("metadata of a limaml network");
+}
+
+TrainedNetwork *
+TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
+				   MemoryContext parent)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "limaml network",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old;
+	TrainedNetwork *trained = MemoryContextAllocZero(context,
+													 sizeof(TrainedNetwork));
+	Safetensors *file = SafetensorsRead(bytes, length);
+	const char *metadata = SafetensorsGetMetadata(file, METADATA_KEY);
+	Jsonb	   *json;
+	NetworkTensor tensors[NETWORK_MAX_TENSORS];
+	int			count;
+	ErrorContextCallback callback;
+	ListCell   *lc;
+
+	if (metadata == NULL)
+		BadNetwork("is missing from the file's metadata", METADATA_KEY);
+	if (!file->has_digest && require_digest)
+		BadNetwork("is missing from the file's metadata", "digest");
+
+	trained->context = context;
+	callback.callback = MetadataErrorContext;
+	callback.arg = NULL;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+											  CStringGetDatum(metadata)));
+	old = MemoryContextSwitchTo(context);
+	ReadMetadata(trained, json);
+	error_context_stack = callback.previous;
+
+	trained->parameters =
+		AllocateNumbers(network_parameter_count(&trained->shape), 1);
+	count = network_tensors(&trained->shape, tensors);
+	for (int t = 0; t < count; t++)
+		TakeTensor(file, tensors[t].name, tensors[t].dimensions,
+				   tensors[t].rows, tensors[t].columns,
+				   trained->parameters + tensors[t].offset);
+	for (int l = 0; l < trained->shape.meta_layers; l++)
+		if (trained->parameters[tensors[INNER_RATE(&trained->shape)].offset + l] < 0)
+			BadNetwork("is negative", "inner_rate");
+	foreach(lc, FeatureTables(trained))
+	{
+		FeatureTable *table = lfirst(lc);
+		Feature    *feature = table->feature;
+		int			rows = VocabularyRows(&feature->vocabulary);
+
+		feature->vectors = AllocateNumbers(rows, feature->size);
+		TakeTensor(file, table->vectors_name, 2, rows, feature->size,
+				   feature->vectors);
+		if (table->wide_name)
+		{
+			feature->wide = AllocateNumbers(rows, 1);
+			TakeTensor(file, table->wide_name, 1, 1, rows, feature->wide);
+		}
+	}
+	if (file->tensors != NIL)
+		BadNetwork("is no tensor of this network",
+				   ((SafetensorsTensor *) linitial(file->tensors))->name);
+
+	TrainedNetworkPack(trained);
+	if (file->has_digest)
+		SetDigest(trained, file->digest);
+	MemoryContextSwitchTo(old);
+	MemoryContextSetParent(context, parent);
+	return trained;
+}

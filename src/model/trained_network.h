@@ -1,0 +1,73 @@
+/*-------------------------------------------------------------------------
+ *
+ * trained_network.h
+ *	  A trained network as a value: the numbers, and how rows are encoded for
+ *	  them.  On disk it is a safetensors file; the tensors have PyTorch's
+ *	  names, and the metadata's key "limaml" holds all the rest as JSON:
+ *
+ *		format				1
+ *		personalization, activation, loss, adapts, inner_weighting,
+ *		inner_steps, recency, support_rows, embedding_size, factor_size
+ *							as the options of these names
+ *		meta, global		widths of the blocks' layers, inputs first
+ *		features, meta_features
+ *							objects in the order of the encoding: name, kind,
+ *							and mean, sd, missing of a numeric one; values
+ *							("integer" or "text"), size, outside (the number
+ *							of out-of-vocabulary rows) and vocabulary of a
+ *							category (vocabulary.h says which row is whose)
+ *		options				what it was trained with, for the record
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MODEL_TRAINED_NETWORK_H
+#define MODEL_TRAINED_NETWORK_H
+
+#include "postgres.h"
+
+#include "math/network.h"
+#include "model/encoder.h"
+#include "model/options.h"
+#include "model/safetensors.h"
+
+typedef struct TrainedNetwork
+{
+	MemoryContext context;		/* holds all of it */
+	uint8		digest[SAFETENSORS_DIGEST_BYTES];	/* of its file */
+	uint32		fingerprint;	/* the digest's first bytes, never 0 */
+
+	int			personalization;
+	double		recency;		/* 0: off */
+	int			support_rows;
+	Encoder		entity;			/* meta features -> x */
+	Encoder		interaction;	/* features -> z */
+	const char *options;		/* JSON */
+
+	NetworkShape shape;
+	float	   *parameters;
+	float	   *packed;
+	Network		network;		/* see TrainedNetworkPack */
+} TrainedNetwork;
+
+/* The shape that these options and encodings ask for. */
+extern void TrainedNetworkShape(TrainedNetwork *trained,
+								const ModelOptions *options);
+
+/* Makes trained->network of the shape and the parameters. */
+extern void TrainedNetworkPack(TrainedNetwork *trained);
+
+/* The same again after the parameters have changed, in the same memory. */
+extern void TrainedNetworkRepack(TrainedNetwork *trained);
+
+/* Sets digest and fingerprint too. */
+extern bytea *TrainedNetworkWrite(TrainedNetwork *trained);
+
+/*
+ * Reads a file into a memory context of its own below `parent`.  Without
+ * require_digest a file that never had one will do: another program wrote it.
+ */
+extern TrainedNetwork *TrainedNetworkRead(const char *bytes, Size length,
+										  bool require_digest,
+										  MemoryContext parent);
+
+#endif							/* MODEL_TRAINED_NETWORK_H */

@@ -1,0 +1,71 @@
+/*-------------------------------------------------------------------------
+ *
+ * adapt.h
+ *	  Adapting entities on the rows of a model's declared relation, one batch
+ *	  at a time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef QUERY_ADAPT_H
+#define QUERY_ADAPT_H
+
+#include "postgres.h"
+
+#include "executor/spi.h"
+
+#include "model/trained_network.h"
+#include "query/source.h"
+
+/* A network, the source of its rows, and room to work in. */
+typedef struct Adapter
+{
+	const TrainedNetwork *trained;
+	Source		source;
+	SPIPlanPtr	rows_plan;
+	SPIPlanPtr	entities_plan;	/* NULL without meta features */
+	ColumnReader *readers;
+	ColumnReader *meta_readers;
+	MemoryContext context;		/* holds all of it */
+	MemoryContext batch;		/* reset by every batch */
+
+	float	   *x;
+	float	   *z;				/* support_rows x dz, and so on */
+	float	   *half;
+	float	   *label;
+	float	   *weight;
+	float	   *offset;
+	float	   *memory;			/* of adapt() */
+} Adapter;
+
+typedef struct AdaptedEntity
+{
+	float	   *embedding;
+	int64		interactions;	/* rows it has; the newest were used */
+	Datum		adapted_through;	/* event time of the newest */
+	float		loss_before;	/* mean loss of the rows used */
+	float		loss_after;
+} AdaptedEntity;
+
+/*
+ * Prepares for a model's network, which must live as long.  With SPI
+ * connected; the adapter and its plans live in the current memory context.
+ */
+extern void AdapterInit(Adapter *adapter, const Model *model,
+						const TrainedNetwork *trained);
+
+/*
+ * Adapts `count` entities, key[k] being the values of key column k, with
+ * whoever's rights are in force.  What it returns lives in adapter->batch
+ * until the next call.  An entity that diverges is an error naming it.
+ */
+extern AdaptedEntity *AdaptEntities(Adapter *adapter, int count, Datum **key,
+									bool read_only);
+
+/*
+ * Codes of the entities' meta features, one entity's after the other's; those
+ * of an entity that is not there are an unknown one's.
+ */
+extern void EntityCodes(Adapter *adapter, int count, Datum **key,
+						bool read_only, FeatureCode *codes);
+
+#endif							/* QUERY_ADAPT_H */

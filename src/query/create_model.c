@@ -1,0 +1,273 @@
+/*-------------------------------------------------------------------------
+ *
+ * create_model.c
+ *	  limaml_create_model and limaml_drop_model: a model's declaration.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "model/catalog.h"
+#include "nodes/makefuncs.h"
+#include "query/source.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/ruleutils.h"
+#include "utils/varlena.h"
+
+#include "compat.h"
+
+/* Columns that every embeddings table has beside the key. */
+static const char *const embedding_columns[] = {
+	"version", "embedding", "interactions", "adapted_through", "loss_before",
+	"loss_after", "adapted_at"
+};
+
+static char **
+NameArray(ArrayType *array, const char *argument, int *count)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	char	  **names;
+
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("%s must be an array of one dimension", argument)));
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements,
+					  &nulls, count);
+	names = palloc(sizeof(char *) * Max(*count, 1));
+	for (int i = 0; i < *count; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not contain nulls", argument)));
+		names[i] = TextDatumGetCString(elements[i]);
+	}
+	return names;
+}
+
+/* A relation that rows can be read from. */
+static void
+CheckRelation(Oid relation, const char *argument)
+{
+	char		kind = get_rel_relkind(relation);
+
+	if (kind == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("%s: relation with OID %u does not exist", argument,
+						relation)));
+	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE &&
+		kind != RELKIND_VIEW && kind != RELKIND_MATVIEW &&
+		kind != RELKIND_FOREIGN_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("%s: \"%s\" is not a table or view", argument,
+						get_rel_name(relation))));
+}
+
+/* What the declaration says, held against the relations it names. */
+static void
+CheckDeclaration(const Model *model, const ModelOptions *options,
+				 Source *source)
+{
+	Encoder		interaction = {0};
+	Encoder		entity = {0};
+
+	if (model->keys == 0 || model->keys >= INDEX_MAX_KEYS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("entity_key must name 1 to %d columns",
+						INDEX_MAX_KEYS - 1)));
+	if (model->features == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("features must name at least one column")));
+	if (model->meta_features > 0 && !OidIsValid(model->entities))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("meta_features need a relation that holds them"),
+				 errhint("Name it as entities.")));
+
+	for (int k = 0; k < model->keys; k++)
+	{
+		for (int i = 0; i < lengthof(embedding_columns); i++)
+			if (strcmp(model->key[k], embedding_columns[i]) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("entity key column \"%s\" has the name of a column of every embeddings table",
+								model->key[k]),
+						 errhint("Give it another name in a view.")));
+		for (int other = 0; other < k; other++)
+			if (strcmp(model->key[k], model->key[other]) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_DUPLICATE_COLUMN),
+						 errmsg("entity key column \"%s\" is declared twice",
+								model->key[k])));
+	}
+
+	SourceInitDeclared(source, model, options->weight, &interaction, &entity);
+	for (int f = 0; f < source->features; f++)
+		if (strcmp(source->feature[f].name, model->label) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("feature \"%s\" is the label", model->label),
+					 errdetail("A candidate's label is not known when it is scored.")));
+}
+
+/* Creates the embeddings table and returns it. */
+static Oid
+CreateEmbeddings(const Source *source, RangeVar *table, Oid type_schema,
+				 int embedding_size)
+{
+	const EntityKey *key = &source->key;
+	Oid			schema = RangeVarGetCreationNamespace(table);
+	StringInfoData sql;
+	StringInfoData keys;
+
+	initStringInfo(&sql);
+	initStringInfo(&keys);
+	appendStringInfo(&sql, "CREATE TABLE %s (",
+					 quote_qualified_identifier(get_namespace_name(schema),
+												table->relname));
+	for (int k = 0; k < key->count; k++)
+	{
+		const KeyColumn *column = &key->columns[k];
+
+		appendStringInfo(&sql, "%s %s",
+						 quote_identifier(column->name),
+						 format_type_extended(column->type, column->typmod,
+											  FORMAT_TYPE_TYPEMOD_GIVEN |
+											  FORMAT_TYPE_FORCE_QUALIFY));
+		if (OidIsValid(column->collation))
+			appendStringInfo(&sql, " COLLATE %s",
+							 generate_collation_name(column->collation));
+		appendStringInfoString(&sql, ", ");
+		appendStringInfo(&keys, "%s, ", quote_identifier(column->name));
+	}
+	appendStringInfo(&sql,
+					 "version pg_catalog.int4, "
+					 "embedding %s.meta_embedding(%d) NOT NULL, "
+					 "interactions pg_catalog.int4 NOT NULL, "
+					 "adapted_through %s, "
+					 "loss_before pg_catalog.float4 NOT NULL, "
+					 "loss_after pg_catalog.float4 NOT NULL, "
+					 "adapted_at pg_catalog.timestamptz NOT NULL, "
+					 "PRIMARY KEY (%sversion)) PARTITION BY LIST (version)",
+					 quote_identifier(get_namespace_name(type_schema)),
+					 embedding_size,
+					 format_type_extended(source->event_time.type, -1,
+										  FORMAT_TYPE_FORCE_QUALIFY),
+					 keys.data);
+	if (SPI_execute(sql.data, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not create the embeddings table: %s", sql.data);
+	return get_relname_relid(table->relname, schema);
+}
+
+PG_FUNCTION_INFO_V1(limaml_create_model);
+
+/*
+ * limaml_create_model(model, interactions, entity_key, label, event_time,
+ * features, entities, meta_features, embeddings, options): declares a model
+ * and creates its embeddings table.
+ */
+Datum
+limaml_create_model(PG_FUNCTION_ARGS)
+{
+	static const char *const arguments[] = {
+		"model", "interactions", "entity_key", "label", "event_time",
+		"features", "entities", "meta_features", "embeddings", "options"
+	};
+	Model		model = {0};
+	ModelOptions options;
+	Source		source;
+	RangeVar   *table;
+	Oid			type_schema = get_func_namespace(fcinfo->flinfo->fn_oid);
+
+	for (int a = 0; a < lengthof(arguments); a++)
+		if (PG_ARGISNULL(a) && a != 6 && a != 8)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not be null", arguments[a])));
+
+	SPI_connect();
+	model.name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	model.owner = GetUserId();
+	model.interactions = PG_GETARG_OID(1);
+	model.key = NameArray(PG_GETARG_ARRAYTYPE_P(2), "entity_key", &model.keys);
+	model.label = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	model.event_time = text_to_cstring(PG_GETARG_TEXT_PP(4));
+	model.feature = NameArray(PG_GETARG_ARRAYTYPE_P(5), "features",
+							  &model.features);
+	model.entities = PG_ARGISNULL(6) ? InvalidOid : PG_GETARG_OID(6);
+	model.meta_feature = NameArray(PG_GETARG_ARRAYTYPE_P(7), "meta_features",
+								   &model.meta_features);
+	model.options = PG_GETARG_JSONB_P(9);
+
+	if (model.name[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("model must have a name")));
+	if (CatalogModelExists(model.name))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("model \"%s\" already exists", model.name)));
+	CheckRelation(model.interactions, "interactions");
+	if (OidIsValid(model.entities))
+		CheckRelation(model.entities, "entities");
+	CatalogOptions(&model, NULL, &options);
+	CheckDeclaration(&model, &options, &source);
+
+	if (PG_ARGISNULL(8))
+		table = makeRangeVar(NULL, makeObjectName(model.name, NULL,
+												  "embedding"), -1);
+	else
+		table = makeRangeVarFromNameList(textToQualifiedNameList(PG_GETARG_TEXT_PP(8)));
+	model.embeddings = CreateEmbeddings(&source, table, type_schema,
+										options.embedding_size);
+	CatalogInsertModel(&model);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(limaml_drop_model);
+
+/*
+ * limaml_drop_model(model text): forgets a model, its versions and its
+ * embeddings.
+ */
+Datum
+limaml_drop_model(PG_FUNCTION_ARGS)
+{
+	Model	   *model;
+	RightsScope scope;
+
+	SPI_connect();
+	model = CatalogModel(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	CatalogCheckOwner(model, "drop");
+	EnterOwner(&scope, model);
+
+	/* the table is the user's, who may have dropped it already */
+	if (get_rel_name(model->embeddings))
+	{
+		char	   *sql = psprintf("DROP TABLE %s",
+								   ModelRelationName(model, model->embeddings,
+													 "embeddings"));
+
+		if (SPI_execute(sql, false, 0) != SPI_OK_UTILITY)
+			elog(ERROR, "could not drop the embeddings table: %s", sql);
+	}
+	CatalogDeleteModel(model);
+	LeaveRights(&scope);
+	SPI_finish();
+	PG_RETURN_VOID();
+}

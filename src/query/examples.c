@@ -1,0 +1,186 @@
+/*-------------------------------------------------------------------------
+ *
+ * examples.c
+ *	  The store of training rows.
+ *
+ * An entity's record: its meta features' codes, then its rows, each an
+ * Interaction and its features' codes.  Records follow one another, the first
+ * ones in memory and the rest in the file.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "query/examples.h"
+#include "storage/buffile.h"
+#include "storage/shmem.h"
+#include "utils/memutils.h"
+
+#include "compat.h"
+
+typedef struct StoredEntity
+{
+	int64		offset;			/* in memory, or -1 - offset in the file */
+	int			rows;
+	int			training_rows;
+} StoredEntity;
+
+struct ExampleStore
+{
+	int			features;
+	int			meta_features;
+	Size		row_size;
+
+	StoredEntity *entities;
+	int			count;
+	int			room;
+
+	char	   *memory;
+	Size		used;
+	Size		size;
+	Size		most;
+
+	BufFile    *file;			/* NULL until it is needed */
+	int64		file_used;
+	bool		in_file;		/* where the entity being added goes */
+
+	char	   *buffer;			/* a record read from the file */
+	Size		buffer_size;
+};
+
+ExampleStore *
+ExampleStoreCreate(int features, int meta_features)
+{
+	ExampleStore *store = palloc0(sizeof(ExampleStore));
+
+	store->features = features;
+	store->meta_features = meta_features;
+	store->row_size = sizeof(Interaction) + features * sizeof(FeatureCode);
+	store->room = 1024;
+	store->entities = palloc(store->room * sizeof(StoredEntity));
+	store->most = (Size) maintenance_work_mem * 1024;
+	store->size = 64 * 1024;
+	store->memory = palloc(store->size);
+	return store;
+}
+
+static void
+Append(ExampleStore *store, const void *bytes, Size size)
+{
+	if (store->in_file)
+	{
+		BufFileWrite(store->file, unconstify(void *, bytes), size);
+		store->file_used += size;
+		return;
+	}
+	while (store->used + size > store->size)
+	{
+		store->size = mul_size(store->size, 2);
+		store->memory = repalloc_huge(store->memory, store->size);
+	}
+	if (size > 0)
+		memcpy(store->memory + store->used, bytes, size);
+	store->used += size;
+}
+
+void
+ExampleStoreEntity(ExampleStore *store, int rows, int training_rows,
+				   const FeatureCode *meta)
+{
+	StoredEntity *entity;
+
+	if (store->count == store->room)
+	{
+		if (store->room > PG_INT32_MAX / 2)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("cannot train on more than %d entities",
+							store->room)));
+		store->room *= 2;
+		store->entities = repalloc_huge(store->entities,
+										store->room * sizeof(StoredEntity));
+	}
+
+	/* a record is never split: the last in memory may exceed it by itself */
+	if (!store->in_file && store->used >= store->most)
+	{
+		store->file = BufFileCreateTemp(false);
+		store->in_file = true;
+	}
+	entity = &store->entities[store->count++];
+	entity->offset = store->in_file ? -1 - store->file_used :
+		(int64) store->used;
+	entity->rows = rows;
+	entity->training_rows = training_rows;
+	Append(store, meta, store->meta_features * sizeof(FeatureCode));
+}
+
+void
+ExampleStoreAdd(ExampleStore *store, const Interaction *row,
+				const FeatureCode *codes)
+{
+	Append(store, row, sizeof(Interaction));
+	Append(store, codes, store->features * sizeof(FeatureCode));
+}
+
+int
+ExampleStoreEntities(const ExampleStore *store)
+{
+	return store->count;
+}
+
+int
+ExampleStoreRows(const ExampleStore *store, int e)
+{
+	return store->entities[e].rows;
+}
+
+Examples
+ExampleStoreRead(ExampleStore *store, int e)
+{
+	const StoredEntity *entity = &store->entities[e];
+	Size		meta_size = store->meta_features * sizeof(FeatureCode);
+	const char *record;
+	Examples	examples;
+
+	if (entity->offset >= 0)
+		record = store->memory + entity->offset;
+	else
+	{
+		Size		size = add_size(meta_size,
+									mul_size(entity->rows, store->row_size));
+
+		if (size > store->buffer_size)
+		{
+			if (store->buffer)
+				pfree(store->buffer);
+			store->buffer = palloc_extended(size, MCXT_ALLOC_HUGE);
+			store->buffer_size = size;
+		}
+		if (BufFileSeek(store->file, 0, -1 - entity->offset, SEEK_SET) != 0)
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not seek in temporary file of training rows")));
+		ReadBufFileExact(store->file, store->buffer, size);
+		record = store->buffer;
+	}
+	examples.rows = entity->rows;
+	examples.training_rows = entity->training_rows;
+	examples.meta = (const FeatureCode *) record;
+	examples.row = record + meta_size;
+	examples.row_size = store->row_size;
+	return examples;
+}
+
+void
+ExampleStoreFree(ExampleStore *store)
+{
+	if (store->file)
+		BufFileClose(store->file);
+	if (store->buffer)
+		pfree(store->buffer);
+	pfree(store->memory);
+	pfree(store->entities);
+	pfree(store);
+}

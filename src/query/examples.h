@@ -1,0 +1,59 @@
+/*-------------------------------------------------------------------------
+ *
+ * examples.h
+ *	  Training rows as codes, entity by entity, read again in any order at
+ *	  every epoch.
+ *
+ * Up to maintenance_work_mem they are in memory, beyond that in a temporary
+ * file.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef QUERY_EXAMPLES_H
+#define QUERY_EXAMPLES_H
+
+#include "postgres.h"
+
+#include "model/encoder.h"
+#include "query/source.h"
+
+typedef struct ExampleStore ExampleStore;
+
+/* One entity's rows, oldest first; valid until the next read. */
+typedef struct Examples
+{
+	int			rows;
+	int			training_rows;	/* the oldest; those after them validate */
+	const FeatureCode *meta;	/* meta features */
+	const char *row;			/* see ExampleRow, ExampleCodes */
+	Size		row_size;
+} Examples;
+
+static inline const Interaction *
+ExampleRow(const Examples *examples, int i)
+{
+	return (const Interaction *) (examples->row + i * examples->row_size);
+}
+
+static inline const FeatureCode *
+ExampleCodes(const Examples *examples, int i)
+{
+	return (const FeatureCode *) (ExampleRow(examples, i) + 1);
+}
+
+extern ExampleStore *ExampleStoreCreate(int features, int meta_features);
+
+/* Begins an entity, whose rows follow by ExampleStoreAdd, oldest first. */
+extern void ExampleStoreEntity(ExampleStore *store, int rows,
+							   int training_rows, const FeatureCode *meta);
+extern void ExampleStoreAdd(ExampleStore *store, const Interaction *row,
+							const FeatureCode *codes);
+
+extern int	ExampleStoreEntities(const ExampleStore *store);
+
+/* The rows of entity e, without reading them. */
+extern int	ExampleStoreRows(const ExampleStore *store, int e);
+extern Examples ExampleStoreRead(ExampleStore *store, int e);
+extern void ExampleStoreFree(ExampleStore *store);
+
+#endif							/* QUERY_EXAMPLES_H */

@@ -1,0 +1,81 @@
+/*-------------------------------------------------------------------------
+ *
+ * model_use.h
+ *	  A model as one call site of one query uses it: everything that is found
+ *	  out once instead of once per row.
+ *
+ * A use is valid for one model name, one type of key and one snapshot.  A
+ * query has one snapshot, so it has one version from its first row to its
+ * last; an expression that outlives a query (PL/pgSQL keeps some) finds out
+ * anew.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef QUERY_MODEL_USE_H
+#define QUERY_MODEL_USE_H
+
+#include "postgres.h"
+
+#include "fmgr.h"
+
+#include "model/catalog.h"
+#include "model/entity_key.h"
+#include "model/trained_network.h"
+#include "query/adapt.h"
+
+/* An entity as scoring wants it. */
+typedef struct EntityVector
+{
+	float	   *embedding;		/* E numbers */
+	float	   *half;			/* C_e e_c */
+	float	   *factor;			/* e_f, padded */
+	bool		stored;			/* it is the embeddings table's */
+} EntityVector;
+
+typedef struct ModelUse
+{
+	MemoryContext context;		/* holds all of it, but the struct itself */
+	text	   *name;
+	Model	   *model;
+	Version    *version;
+	const TrainedNetwork *trained;
+	EntityKey	key;
+	KeyBinding	binding;
+	Oid			key_argument;	/* type, or InvalidOid without a key */
+
+	/* the snapshot that this was found out under */
+	TransactionId xmin;
+	TransactionId xmax;
+	CommandId	curcid;
+	uint64		completed;
+
+	Adapter    *adapter;		/* once something is adapted */
+	SPIPlanPtr	embedding_plan; /* once one is looked up */
+	struct entities_hash *entities;
+	MemoryContext entities_context;
+	EntityVector *last;			/* of last_key, or NULL */
+	Datum	   *last_key;
+	EntityVector *unknown;		/* of NULL, once one was scored */
+
+	void	   *candidate;		/* score.c's */
+} ModelUse;
+
+/*
+ * The use of a model at this call site; arguments are the model's name and,
+ * if key_argument is not negative, an entity's key.
+ */
+extern ModelUse *UseModel(FunctionCallInfo fcinfo, int key_argument);
+
+/*
+ * The vector of the entity that an argument names: its stored embedding, or
+ * the prior of what is known about it.
+ */
+extern EntityVector *UseEntity(ModelUse *use, Datum argument, bool isnull);
+
+/* The halves of any embedding of the version. */
+extern EntityVector *UseEmbedding(ModelUse *use, const float *embedding);
+
+/* The adapter, with SPI connected. */
+extern Adapter *UseAdapter(ModelUse *use);
+
+#endif							/* QUERY_MODEL_USE_H */

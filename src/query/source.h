@@ -1,0 +1,119 @@
+/*-------------------------------------------------------------------------
+ *
+ * source.h
+ *	  A model's source of rows: the SQL that reads interactions and entities,
+ *	  and the reading of what it returns.
+ *
+ * Interactions of one entity are always read in the order of their event
+ * time, and where that ties in the order of all other columns used.  Rows
+ * that still tie are alike, so that whatever is computed from them has the
+ * same bits however the table is laid out.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef QUERY_SOURCE_H
+#define QUERY_SOURCE_H
+
+#include "postgres.h"
+
+#include "access/htup.h"
+#include "access/tupdesc.h"
+#include "lib/stringinfo.h"
+
+#include "model/catalog.h"
+#include "model/encoder.h"
+#include "model/entity_key.h"
+
+typedef struct SourceColumn
+{
+	char	   *name;
+	Oid			type;
+	bool		sortable;
+} SourceColumn;
+
+typedef struct Source
+{
+	const Model *model;
+	EntityKey	key;
+	char	   *interactions;	/* qualified and quoted */
+	char	   *entities;		/* the same, or NULL */
+	SourceColumn event_time;
+	SourceColumn label;
+	SourceColumn weight;		/* name is NULL where there is none */
+	int			features;
+	SourceColumn *feature;
+	int			meta_features;
+	SourceColumn *meta_feature;
+
+	ColumnReader label_reader;
+	ColumnReader weight_reader;
+} Source;
+
+/* The column of a feature as declared, and the kind that it has. */
+extern char *FeatureColumn(Oid relation, const char *declared,
+						   FeatureKind *kind);
+
+/*
+ * The source of rows with these columns, which must be there and of types
+ * that can be what they are used for.  Errors name them.
+ */
+extern void SourceInit(Source *source, const Model *model,
+					   int features, char *const *feature,
+					   int meta_features, char *const *meta_feature,
+					   const char *weight);
+
+/* The same with the columns that a model declares, and with their kinds. */
+extern void SourceInitDeclared(Source *source, const Model *model,
+							   const char *weight, Encoder *interaction,
+							   Encoder *entity);
+
+/*
+ * Rows of all entities, by key and time:
+ *		row's number in its entity from 1, number of the entity's rows,
+ *		key..., event time, label, weight?, features..., meta features...
+ */
+extern char *SourceTrainingQuery(const Source *source);
+
+/* How many rows have no key, label or event time: one bigint. */
+extern char *SourceSkippedQuery(const Source *source);
+
+/* Keys that the entities relation has more than once: key..., one row. */
+extern char *SourceDuplicatesQuery(const Source *source);
+
+/*
+ * The newest rows of given entities, oldest first.  Parameters are an array
+ * of each key column's values.
+ *		entity's place in the arrays from 1, number of its rows in all,
+ *		event time, label, weight?, features...
+ */
+extern char *SourceBatchQuery(const Source *source, int support_rows);
+
+/* Their meta features: place, meta features...; entities may be missing. */
+extern char *SourceEntitiesQuery(const Source *source);
+
+/*
+ * Entities whose embedding of a version is not of all their rows, or (all)
+ * whatever it is: key...  Parameter: the version.
+ */
+extern char *SourceStaleQuery(const Source *source, bool all);
+
+/* " AND a = b" for the key columns of two aliases; without the first AND. */
+extern void AppendKeyEquality(StringInfo sql, const EntityKey *key,
+							  const char *left, const char *right);
+
+/* One interaction as read: what math wants of it. */
+typedef struct Interaction
+{
+	float		label;
+	float		weight;
+} Interaction;
+
+/*
+ * Reads label and weight from a row in which they are columns `first` and
+ * after.  Errors name the entity, given as KeyText.
+ */
+extern Interaction SourceReadInteraction(const Source *source, Loss loss,
+										 HeapTuple tuple, TupleDesc desc,
+										 int first, const Datum *key);
+
+#endif							/* QUERY_SOURCE_H */
