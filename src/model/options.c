@@ -112,7 +112,7 @@ void
 OptionsDefault(ModelOptions *options)
 {
 	memset(options, 0, sizeof(*options));
-	for (int i = 0; i < lengthof(option_specs); i++)
+	for (int i = 0; i < (int) lengthof(option_specs); i++)
 	{
 		const OptionSpec *spec = &option_specs[i];
 		void	   *field = FieldOf(options, spec);
@@ -143,12 +143,12 @@ FindOption(const char *name)
 {
 	StringInfoData known;
 
-	for (int i = 0; i < lengthof(option_specs); i++)
+	for (int i = 0; i < (int) lengthof(option_specs); i++)
 		if (strcmp(option_specs[i].name, name) == 0)
 			return &option_specs[i];
 
 	initStringInfo(&known);
-	for (int i = 0; i < lengthof(option_specs); i++)
+	for (int i = 0; i < (int) lengthof(option_specs); i++)
 		appendStringInfo(&known, "%s%s", i > 0 ? ", " : "",
 						 option_specs[i].name);
 	ereport(ERROR,
@@ -191,7 +191,7 @@ ChoiceValue(const OptionSpec *spec, const JsonbValue *value)
 
 	if (value->type == jbvString)
 		for (int i = 0; spec->labels[i]; i++)
-			if (strlen(spec->labels[i]) == value->val.string.len &&
+			if ((int) strlen(spec->labels[i]) == value->val.string.len &&
 				memcmp(spec->labels[i], value->val.string.val,
 					   value->val.string.len) == 0)
 				return i;
@@ -216,7 +216,7 @@ WidthsValue(const OptionSpec *spec, const JsonbValue *value)
 	if (value->type != jbvBinary ||
 		!JsonContainerIsArray(value->val.binary.data) ||
 		JsonContainerIsScalar(value->val.binary.data) ||
-		JsonContainerSize(value->val.binary.data) > lengthof(widths.width))
+		JsonContainerSize(value->val.binary.data) > (int) lengthof(widths.width))
 		WrongValue(spec, psprintf("an array of at most %d widths",
 								  (int) lengthof(widths.width)));
 
@@ -328,7 +328,7 @@ void
 OptionsToJson(const ModelOptions *options, StringInfo json)
 {
 	appendStringInfoChar(json, '{');
-	for (int i = 0; i < lengthof(option_specs); i++)
+	for (int i = 0; i < (int) lengthof(option_specs); i++)
 	{
 		const OptionSpec *spec = &option_specs[i];
 		const void *field = FieldOf(options, spec);

@@ -23,15 +23,15 @@
 /* Rows that are fetched from the cursor at a time. */
 #define FETCH_ROWS 1000
 
-/* A plan that goes when its memory context does. */
 static void
 FreePlan(void *plan)
 {
 	SPI_freeplan(plan);
 }
 
+/* A plan over arrays of keys, which goes when the memory context does. */
 static SPIPlanPtr
-PreparePlan(const Source *source, const char *sql)
+PreparePlan(const Source *source, const char *sql, MemoryContext context)
 {
 	Oid			types[INDEX_MAX_KEYS];
 	MemoryContextCallback *callback;
@@ -49,10 +49,11 @@ PreparePlan(const Source *source, const char *sql)
 	plan = SPI_prepare(sql, source->key.count, types);
 	if (plan == NULL || SPI_keepplan(plan) != 0)
 		elog(ERROR, "could not prepare: %s", sql);
-	callback = palloc(sizeof(MemoryContextCallback));
+	callback = MemoryContextAlloc(context, sizeof(MemoryContextCallback));
 	callback->func = FreePlan;
 	callback->arg = plan;
-	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+	MemoryContextRegisterResetCallback(context, callback);
+	MemoryContextSwitchTo(context);
 	return plan;
 }
 
@@ -114,13 +115,13 @@ AdapterInit(Adapter *adapter, const Model *model,
 										   ALLOCSET_DEFAULT_SIZES);
 	adapter->rows_plan = PreparePlan(&adapter->source,
 									 SourceBatchQuery(&adapter->source,
-													  trained->support_rows));
-	MemoryContextSwitchTo(context);
+													  trained->support_rows),
+									 context);
 	adapter->entities_plan = NULL;
 	if (trained->entity.count > 0)
 		adapter->entities_plan = PreparePlan(&adapter->source,
-											 SourceEntitiesQuery(&adapter->source));
-	MemoryContextSwitchTo(context);
+											 SourceEntitiesQuery(&adapter->source),
+											 context);
 	adapter->x = Numbers(1, trained->entity.width);
 	adapter->z = Numbers(rows, trained->interaction.width);
 	adapter->half = Numbers(rows, network_half_size(shape));

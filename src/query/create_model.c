@@ -100,7 +100,7 @@ CheckDeclaration(const Model *model, const ModelOptions *options,
 
 	for (int k = 0; k < model->keys; k++)
 	{
-		for (int i = 0; i < lengthof(embedding_columns); i++)
+		for (int i = 0; i < (int) lengthof(embedding_columns); i++)
 			if (strcmp(model->key[k], embedding_columns[i]) == 0)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -193,7 +193,7 @@ limaml_create_model(PG_FUNCTION_ARGS)
 	RangeVar   *table;
 	Oid			type_schema = get_func_namespace(fcinfo->flinfo->fn_oid);
 
-	for (int a = 0; a < lengthof(arguments); a++)
+	for (int a = 0; a < (int) lengthof(arguments); a++)
 		if (PG_ARGISNULL(a) && a != 6 && a != 8)
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
