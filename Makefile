@@ -98,7 +98,12 @@ bench-quality:
 	@$(AGAIN) -s installed
 	@DATA="$(BENCH_DATA)" tools/cluster run test/bench/quality/run
 
+# No server and no PostgreSQL; GOLDEN=folder for other golden cases, SEEDS=n
+# for more random networks.
+check-unit check-unit-sanitize:
+	$(MAKE) -C test/unit $(@:check-unit%=check%) GOLDEN='$(or $(GOLDEN),test/unit/golden)'
+
 check-rooms:
 	tools/check-rooms
 
-.PHONY: all installed demo test bench-quality check-rooms
+.PHONY: all installed demo test bench-quality check-rooms check-unit check-unit-sanitize

@@ -336,6 +336,7 @@ ALTER TABLE limaml.stored_version ALTER COLUMN network SET STORAGE EXTERNAL;
 CREATE TABLE limaml.stored_training_log (
 	model_id bigint NOT NULL,
 	version integer NOT NULL,
+	refit boolean NOT NULL,
 	epoch integer NOT NULL,
 	train_loss double precision,
 	validation_loss double precision,
@@ -344,7 +345,7 @@ CREATE TABLE limaml.stored_training_log (
 	learning_rate double precision,
 	seconds double precision,
 	kept boolean NOT NULL,
-	PRIMARY KEY (model_id, version, epoch)
+	PRIMARY KEY (model_id, version, refit, epoch)
 );
 
 SELECT pg_catalog.pg_extension_config_dump('limaml.stored_model_id', '');
@@ -370,7 +371,7 @@ CREATE VIEW limaml.version WITH (security_barrier) AS
 		JOIN limaml.model AS m ON m.id OPERATOR(pg_catalog.=) v.model_id;
 
 CREATE VIEW limaml.training_log WITH (security_barrier) AS
-	SELECT m.model, l.version, l.epoch, l.train_loss, l.validation_loss,
+	SELECT m.model, l.version, l.refit, l.epoch, l.train_loss, l.validation_loss,
 		l.validation_auc, l.baseline_auc, l.learning_rate, l.seconds, l.kept
 	FROM limaml.stored_training_log AS l
 		JOIN limaml.model AS m ON m.id OPERATOR(pg_catalog.=) l.model_id;

@@ -466,10 +466,11 @@ CatalogInsertEpoch(const Model *model, int version, const EpochRecord *record)
 	AddDouble(&parameters, record->learning_rate);
 	AddDouble(&parameters, record->seconds);
 	AddParameter(&parameters, BOOLOID, BoolGetDatum(record->kept), false);
+	AddParameter(&parameters, BOOLOID, BoolGetDatum(record->refit), false);
 	ExecuteWrite("INSERT INTO limaml.stored_training_log (model_id, version,"
 				 " epoch, train_loss, validation_loss, validation_auc,"
-				 " baseline_auc, learning_rate, seconds, kept) "
-				 "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+				 " baseline_auc, learning_rate, seconds, kept, refit) "
+				 "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
 				 &parameters, SPI_OK_INSERT);
 }
 

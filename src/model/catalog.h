@@ -93,6 +93,7 @@ typedef struct VersionRecord
 /* A row of limaml.training_log. */
 typedef struct EpochRecord
 {
+	bool		refit;			/* of the second run, on all rows */
 	int			epoch;
 	double		train_loss;
 	double		validation_loss;
@@ -100,7 +101,7 @@ typedef struct EpochRecord
 	double		baseline_auc;
 	double		learning_rate;
 	double		seconds;
-	bool		kept;
+	bool		kept;			/* the best of the first run */
 } EpochRecord;
 
 extern void CatalogInsertModel(const Model *model);

@@ -23,6 +23,7 @@ static SourceColumn
 FindColumn(Oid relation, const char *name)
 {
 	AttrNumber	number = get_attnum(relation, name);
+	TypeCacheEntry *cached;
 	SourceColumn column;
 
 	if (number <= 0)
@@ -32,8 +33,13 @@ FindColumn(Oid relation, const char *name)
 						name, get_rel_name(relation))));
 	column.name = pstrdup(name);
 	column.type = get_atttype(relation, number);
-	column.sortable = OidIsValid(lookup_type_cache(column.type,
-												   TYPECACHE_LT_OPR)->lt_opr);
+	cached = lookup_type_cache(column.type, TYPECACHE_LT_OPR |
+							   TYPECACHE_HASH_EXTENDED_PROC);
+	column.sortable = OidIsValid(cached->lt_opr);
+
+	/* an enum hashes by OID, which another database has otherwise */
+	column.hashable = OidIsValid(cached->hash_extended_proc) &&
+		!type_is_enum(getBaseType(column.type));
 	return column;
 }
 
@@ -198,23 +204,45 @@ AppendRowColumns(StringInfo sql, const Source *source)
 	return count;
 }
 
-/* Event time and, for ties, every other column that has an order. */
+/*
+ * Event time; for ties a hash of all other columns, so that which row counts
+ * as newer has nothing to do with its label or any feature; and for rows whose
+ * hashes tie the columns themselves.
+ */
 static void
 AppendRowOrder(StringInfo sql, const Source *source, const char *direction)
 {
-	appendStringInfo(sql, "i.%s%s", quote_identifier(source->event_time.name),
-					 direction);
-	if (source->label.sortable)
-		appendStringInfo(sql, ", i.%s%s", quote_identifier(source->label.name),
-						 direction);
-	if (source->weight.name && source->weight.sortable)
-		appendStringInfo(sql, ", i.%s%s",
-						 quote_identifier(source->weight.name), direction);
-	for (int f = 0; f < source->features; f++)
-		if (source->feature[f].sortable)
-			appendStringInfo(sql, ", i.%s%s",
-							 quote_identifier(source->feature[f].name),
+	SourceColumn columns[3];
+	int			fixed = 0;
+	bool		any = false;
+
+	columns[fixed++] = source->label;
+	if (source->weight.name)
+		columns[fixed++] = source->weight;
+
+	appendStringInfo(sql, "i.%s%s, pg_catalog.hash_record_extended(ROW(",
+					 quote_identifier(source->event_time.name), direction);
+	for (int c = 0; c < fixed + source->features; c++)
+	{
+		const SourceColumn *column = c < fixed ? &columns[c] :
+			&source->feature[c - fixed];
+
+		if (!column->hashable)
+			continue;
+		appendStringInfo(sql, "%si.%s", any ? ", " : "",
+						 quote_identifier(column->name));
+		any = true;
+	}
+	appendStringInfo(sql, "), 0)%s", direction);
+	for (int c = 0; c < fixed + source->features; c++)
+	{
+		const SourceColumn *column = c < fixed ? &columns[c] :
+			&source->feature[c - fixed];
+
+		if (column->sortable)
+			appendStringInfo(sql, ", i.%s%s", quote_identifier(column->name),
 							 direction);
+	}
 }
 
 static void

@@ -5,9 +5,9 @@
  *	  and the reading of what it returns.
  *
  * Interactions of one entity are always read in the order of their event
- * time, and where that ties in the order of all other columns used.  Rows
- * that still tie are alike, so that whatever is computed from them has the
- * same bits however the table is laid out.
+ * time, and where that ties in an order that follows from all other columns
+ * used.  Rows that still tie are alike, so that whatever is computed from them
+ * has the same bits however the table is laid out.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,6 +29,7 @@ typedef struct SourceColumn
 	char	   *name;
 	Oid			type;
 	bool		sortable;
+	bool		hashable;		/* alike in every database */
 } SourceColumn;
 
 typedef struct Source

@@ -1,6 +1,7 @@
 -- MovieLens 100K as its files have it.
 
-CREATE TABLE rating (member_id int, item_id int, rating int, rated_at bigint);
+CREATE TABLE rating (member_id int, item_id int, rating int, rated_at bigint,
+                     line int GENERATED ALWAYS AS IDENTITY);
 
 CREATE TABLE film (
   item_id     int PRIMARY KEY,

@@ -1,0 +1,331 @@
+/*
+ * test_memory.c
+ *	  That the memory which the headers ask for is enough, to the byte,
+ *	  wherever it begins; and that nothing outside an array is touched.
+ *
+ * Every array that the library is given, in or out, is laid out in one of
+ * three ways: ended by a page that must not be touched; begun at any number
+ * and fenced by numbers that must not change; or from malloc with not a byte
+ * to spare, which is for the address sanitizer to watch.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "problem.h"
+
+#define SEEDS 40
+#define FENCE 64
+
+typedef enum Layout
+{
+	LAYOUT_PAGE,
+	LAYOUT_FENCE,
+	LAYOUT_EXACT,
+	LAYOUTS
+} Layout;
+
+/* An array, and what it lies in. */
+typedef struct Region
+{
+	real	   *numbers;
+	size_t		n;
+	char	   *memory;
+	size_t		bytes;
+	int			shift;			/* numbers before it */
+} Region;
+
+static Layout layout;
+static Region region[256];
+static int	regions;
+static Random random_state;
+
+/* n numbers, NaN; only ever freed all together. */
+static real *
+take(size_t n)
+{
+	Region	   *r = &region[regions++];
+	size_t		bytes = n * sizeof(real);
+
+	r->n = n;
+	if (layout == LAYOUT_PAGE)
+	{
+		size_t		page = sysconf(_SC_PAGESIZE);
+		size_t		pages = (bytes + page - 1) / page * page;
+
+		r->bytes = pages + page;
+		r->memory = mmap(NULL, r->bytes, PROT_READ | PROT_WRITE,
+						 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (r->memory == MAP_FAILED ||
+			mprotect(r->memory + pages, page, PROT_NONE) != 0)
+			abort();
+		memset(r->memory, 0xff, pages);
+		r->numbers = (real *) (r->memory + pages - bytes);
+	}
+	else
+	{
+		int			fence = layout == LAYOUT_FENCE ? FENCE : 0;
+
+		/* malloc's own alignment is less than the library's */
+		r->shift = fence + random_below(&random_state, KERNEL_PAD);
+		r->bytes = (r->shift + n + fence) * sizeof(real);
+		r->memory = (char *) allocate_reals(r->bytes / sizeof(real));
+		r->numbers = (real *) r->memory + r->shift;
+	}
+	return r->numbers;
+}
+
+static real *
+take_copy(size_t n, const real *numbers)
+{
+	real	   *copy = take(n);
+
+	if (numbers && n > 0)
+		memcpy(copy, numbers, n * sizeof(real));
+	return copy;
+}
+
+static real *
+take_zeros(size_t n)
+{
+	real	   *zeros = take(n);
+
+	for (size_t i = 0; i < n; i++)
+		zeros[i] = 0;
+	return zeros;
+}
+
+/* Gives all regions back.  Returns how many had their fence broken. */
+static int
+give_back(void)
+{
+	int			broken = 0;
+
+	while (regions > 0)
+	{
+		Region	   *r = &region[--regions];
+
+		if (layout == LAYOUT_PAGE)
+			munmap(r->memory, r->bytes);
+		else
+		{
+			const unsigned char *byte = (unsigned char *) r->memory;
+			size_t		begin = r->shift * sizeof(real);
+			size_t		end = begin + r->n * sizeof(real);
+			bool		touched = false;
+
+			for (size_t i = 0; i < r->bytes; i++)
+				touched |= (i < begin || i >= end) && byte[i] != 0xff;
+			broken += touched;
+			free(r->memory);
+		}
+	}
+	return broken;
+}
+
+static Rows
+take_rows(const Network *network, const Rows *rows, const real *z)
+{
+	int			dz = network_candidate_size(&network->shape);
+	real	   *half = take((size_t) rows->n *
+							network_half_size(&network->shape));
+
+	network_candidate_half(network, rows->n,
+						   take_copy((size_t) rows->n * dz, z), dz, half);
+	return (Rows)
+	{
+		.n = rows->n,
+		.half = half,
+		.label = take_copy(rows->n, rows->label),
+		.weight = rows->weight ? take_copy(rows->n, rows->weight) : NULL,
+		.offset = rows->offset ? take_copy(rows->n, rows->offset) : NULL
+	};
+}
+
+static bool
+all_numbers(size_t n, const real *numbers)
+{
+	for (size_t i = 0; i < n; i++)
+		if (isnan(numbers[i]))
+			return false;
+	return true;
+}
+
+/* One pass forwards and backwards, in memory of its own. */
+static bool
+run_pass(const Network *network, const Rows *rows, const real *embedding)
+{
+	const NetworkShape *shape = &network->shape;
+	size_t		size = global_pass_size(shape, rows->n);
+	real	   *memory = take(size);
+	real	   *scratch = take(network_scratch_size(shape));
+	real	   *gradient = take(network_embedding_size(shape));
+	real	   *half = take(kernel_stride(shape->global_width[1]));
+	real	   *factor = take_zeros(kernel_stride(shape->factor_size));
+	Arena		arena = {memory, memory + size};
+	bool		enough = true;
+	GlobalPass	pass;
+
+	global_pass_take(&pass, shape, rows->n, &arena);
+	for (int l = 1; l < shape->global_layers; l++)
+		enough &= pass.u[l] && pass.h[l] && pass.b[l] && pass.delta[l];
+	enough &= pass.score && pass.residual;
+	if (!enough)
+		return false;
+	network_forward(network, embedding, rows, &pass, scratch);
+	for (int i = 0; i < rows->n; i++)
+		pass.residual[i] = pass.score[i];
+	network_backward(network, rows, &pass, gradient, scratch);
+	network_entity_half(network, embedding, half);
+	network_forward_half(network, half, factor, rows, &pass);
+	return all_numbers(rows->n, pass.score) &&
+		all_numbers(network_embedding_size(shape), gradient);
+}
+
+/* An inner loop whose memory must hold all that it takes. */
+static bool
+run_inner_loop(const Network *network, const real *x, const Rows *rows,
+			   bool keep)
+{
+	const NetworkShape *shape = &network->shape;
+	size_t		size = inner_loop_size(shape, rows->n, keep);
+	real	   *memory = take(size);
+	Arena		arena = {memory, memory + size};
+	InnerLoop	loop;
+
+	inner_loop_take(&loop, shape, rows->n, keep, &arena);
+	if (!loop.first || !loop.scratch || !loop.meta[0].h[0])
+		return false;
+	for (int k = 0; k <= shape->steps; k++)
+		for (int l = 1; l <= shape->meta_layers; l++)
+			if (!loop.meta[k].u[l] || !loop.meta[k].h[l] ||
+				!loop.meta[k].b[l] || !loop.meta[k].delta[l])
+				return false;
+	for (int k = 0; k < shape->steps; k++)
+		if (!loop.global[k].score || !loop.global[k].residual)
+			return false;
+	inner_loop_run(network, x, rows, !keep, &loop);
+	return true;
+}
+
+/* Everything that the library does with memory. */
+static bool
+run_all(const Loaded *loaded)
+{
+	const NetworkShape *shape = &loaded->problem->shape;
+	const LoadedTask *task = &loaded->task[0];
+	size_t		count = network_parameter_count(shape);
+	int			dx = shape->meta_width[0];
+	int			dz = network_candidate_size(shape);
+	int			n = task->support.n;
+	int			q = task->query.n;
+	int			half_size = network_half_size(shape);
+	int			E = network_embedding_size(shape);
+	bool		good = true;
+	real	   *parameters = take_copy(count, loaded->parameters);
+	real	   *x = take_copy(dx, task->x);
+	real	   *embedding = take(E);
+	Rows		support;
+	Rows		query;
+	Network		network;
+
+	network_pack(&network, shape, parameters, take(network_packed_size(shape)));
+	support = take_rows(&network, &task->support, task->support_z);
+	query = take_rows(&network, &task->query, task->query_z);
+
+	if (adapt(&network, x, &support, take(adapt_size(shape, n)),
+			  embedding).diverged_at == 0)
+		good &= all_numbers(E, embedding);
+	good &= run_pass(&network, &query, take_zeros(E));
+	good &= run_inner_loop(&network, x, &support, false);
+	good &= run_inner_loop(&network, x, &support, true);
+
+	for (int order = 1; order <= 2; order++)
+	{
+		OuterLoss	outer = {order, 0.5, 1};
+		real	   *gradient = take_zeros(count);
+		real	   *z_gradient = take((size_t) q * dz);
+		Task		again = {
+			.x = x,
+			.support = support,
+			.query = query,
+			.x_gradient = take_zeros(dx),
+			.support_half_gradient = take((size_t) n * half_size),
+			.query_half_gradient = take((size_t) q * half_size),
+			.support_offset_gradient = take(n),
+			.query_offset_gradient = take(q)
+		};
+
+		if (gradient_task(&network, &outer, &again,
+						  take(gradient_size(shape, n, q)),
+						  gradient).diverged_at > 0)
+			continue;
+		gradient_candidate(&network, n,
+						   take_copy((size_t) n * dz, task->support_z),
+						   again.support_half_gradient, gradient,
+						   take((size_t) n * dz));
+		gradient_candidate(&network, q,
+						   take_copy((size_t) q * dz, task->query_z),
+						   again.query_half_gradient, gradient, z_gradient);
+		good &= all_numbers((size_t) n * half_size,
+							again.support_half_gradient) &&
+			all_numbers((size_t) q * half_size, again.query_half_gradient) &&
+			all_numbers(n, again.support_offset_gradient) &&
+			all_numbers(q, again.query_offset_gradient) &&
+			all_numbers((size_t) q * dz, z_gradient) &&
+			all_numbers(dx, again.x_gradient) && all_numbers(count, gradient);
+	}
+	gradient_candidate_half(&network, q,
+							take_copy((size_t) q * dz, task->query_z),
+							take((size_t) q * half_size));
+	recency_weights(n, 10, take_zeros(n));
+	return good;
+}
+
+int
+main(void)
+{
+	static const char *const name[LAYOUTS] = {"ended by a page",
+	"fenced", "without a byte to spare"};
+	static const ProblemLimits limits = {1, 40, 20, 4};
+	int			seeds = seed_count(SEEDS);
+	const char *kernels;
+
+	for (int p = 0; (kernels = select_kernels(p)); p++)
+		for (layout = LAYOUT_PAGE; layout < LAYOUTS; layout++)
+		{
+			int			broken = 0;
+			int			short_of = 0;
+
+			random_seed(&random_state, 1);
+			for (int seed = 1; seed <= seeds; seed++)
+			{
+				Problem		problem;
+				Part	   *rate;
+				Loaded		loaded;
+				bool		good;
+				int			touched;
+
+				problem_draw(&problem, &limits, seed);
+				rate = &problem.part[INNER_RATE(&problem.shape)];
+				for (size_t i = 0; i < rate->count; i++)
+					problem.numbers[rate->offset + i] = 0.01;
+				problem_load(&loaded, &problem);
+				good = run_all(&loaded);
+				touched = give_back();
+				if (!good || touched > 0)
+					note("seed %d: %s", seed, problem_describe(&problem));
+				short_of += !good;
+				broken += touched;
+				loaded_free(&loaded);
+				problem_free(&problem);
+			}
+			check(broken == 0 && short_of == 0, "memory %s on %s: %d arrays "
+				  "overrun, %d runs short of memory or with unset results "
+				  "(seeds 1 ... %d)", name[layout], kernels, broken, short_of,
+				  seeds);
+		}
+	return check_end();
+}

@@ -1,0 +1,283 @@
+/*
+ * test_metrics.c
+ *	  AUC against its definition; losses and their derivatives, also where
+ *	  exp would overflow or a difference cancel.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "math/metrics.h"
+
+#ifdef LIMAML_DOUBLE
+#define TOLERANCE 1e-14
+#else
+#define TOLERANCE 1e-6
+#endif
+
+/* The share of pairs, one of each class, that are ordered rightly. */
+static double
+plain_auc(size_t n, const Scored *rows)
+{
+	double		right = 0;
+	double		pairs = 0;
+
+	for (size_t i = 0; i < n; i++)
+		for (size_t j = 0; j < n; j++)
+			if (rows[i].label > 0.5 && !(rows[j].label > 0.5))
+			{
+				pairs++;
+				right += rows[i].score > rows[j].score ? 1 :
+					rows[i].score == rows[j].score ? 0.5 : 0;
+			}
+	return right / pairs;
+}
+
+static void
+test_auc(void)
+{
+	static const float thresholds[] = {0, 0.5f, 0.50001f, 1, 3.5f, -2};
+	double		worst = 0;
+	int			unordered = 0;
+	int			with_ties = 0;
+	Random		random;
+
+	random_seed(&random, 1);
+	for (int trial = 0; trial < 500; trial++)
+	{
+		Scored		rows[200];
+		size_t		n = 2 + random_below(&random, 199);
+		bool		ties = random_below(&random, 2);
+		double		expected;
+
+		for (size_t i = 0; i < n; i++)
+		{
+			rows[i].label = thresholds[random_below(&random, 6)];
+			rows[i].score = rows[i].label / 4 + random_normal(&random);
+			if (ties)
+				rows[i].score = roundf(rows[i].score);
+			if (rows[i].score == 0 && random_below(&random, 2))
+				rows[i].score = -0.0f;	/* ties with 0 */
+		}
+		rows[0].label = 1;
+		rows[1].label = 0;
+		with_ties += ties;
+		expected = plain_auc(n, rows);
+		worst = fmax(worst, fabs(metric_auc(n, rows) - expected));
+		for (size_t i = 1; i < n; i++)
+			unordered += rows[i].score < rows[i - 1].score;
+	}
+	check(worst < 1e-12 && unordered == 0,
+		  "AUC, %d of 500 with ties: %.2g off its definition", with_ties, worst);
+}
+
+static void
+test_auc_edges(void)
+{
+	Scored		perfect[] = {{3, 1}, {-1, 0}, {2, 1}, {0, 0}};
+	Scored		inverse[] = {{3, 0}, {-1, 1}, {2, 0}, {0, 1}};
+	Scored		tied[] = {{1, 0}, {1, 1}, {1, 0}};
+	Scored		infinite[] = {{INFINITY, 1}, {-INFINITY, 0}, {INFINITY, 0}};
+	Scored		likes[] = {{1, 1}, {2, 1}};
+	Scored		dislikes[] = {{1, 0}, {2, 0}};
+
+	check(metric_auc(4, perfect) == 1 && metric_auc(4, inverse) == 0 &&
+		  metric_auc(3, tied) == 0.5 && metric_auc(3, infinite) == 0.75,
+		  "AUC: 1, 0, 0.5 and infinite scores");
+	check(isnan(metric_auc(2, likes)) && isnan(metric_auc(2, dislikes)) &&
+		  isnan(metric_auc(0, likes)), "AUC of one class or no rows is NaN");
+}
+
+/* In a process of its own, so that an endless loop ends. */
+static void
+test_auc_nan(void)
+{
+	pid_t		child = fork();
+	int			status = 0;
+
+	if (child == 0)
+	{
+		Scored		rows[] = {{1, 1}, {NAN, 0}, {2, 1}, {0, 0}};
+
+		alarm(2);
+		metric_auc(4, rows);
+		_exit(0);
+	}
+	waitpid(child, &status, 0);
+	check(child > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0,
+		  "AUC ends where a score is NaN");
+}
+
+/* Softplus and its derivatives where long double has digits to spare. */
+static long double
+plain_loss(long double s, long double y)
+{
+	return (s > 0 ? s : 0) - y * s + log1pl(expl(-fabsl(s)));
+}
+
+static long double
+plain_sigmoid(long double s)
+{
+	return s >= 0 ? 1 / (1 + expl(-s)) : expl(s) / (1 + expl(s));
+}
+
+static void
+test_binary_loss(void)
+{
+	static const real labels[] = {0, 1, 0.25, 0.75, 0.5};
+	double		worst = 0;
+	double		worst_slope = 0;
+	double		worst_curvature = 0;
+	double		worst_sigmoid = 0;
+
+	for (real s = -60; s <= 60; s += 0.0625)
+	{
+		long double p = plain_sigmoid(s);
+
+		worst_sigmoid = fmax(worst_sigmoid,
+							 relative_error(sigmoid(s), p, 0));
+		if (p * plain_sigmoid(-s) >= 1e-17)
+			worst_curvature =
+				fmax(worst_curvature,
+					 relative_error(loss_curvature(LOSS_BINARY, s),
+									p * plain_sigmoid(-s), 0));
+		for (int l = 0; l < 5; l++)
+		{
+			real		y = labels[l];
+			long double slope = y == 1 ? -plain_sigmoid(-s) : p - y;
+
+			worst = fmax(worst, relative_error(loss_value(LOSS_BINARY, s, y),
+											   plain_loss(s, y), 0));
+
+			/* p - y cancels only where y is a fraction */
+			if (fabsl(slope) >= 1e-17)
+				worst_slope =
+					fmax(worst_slope,
+						 relative_error(loss_slope(LOSS_BINARY, s, y), slope,
+										y == 0 || y == 1 ? 0 : 1));
+		}
+	}
+	check(worst < TOLERANCE && worst_slope < TOLERANCE &&
+		  worst_curvature < TOLERANCE && worst_sigmoid < TOLERANCE,
+		  "log loss, its derivatives and the sigmoid: %.2g, %.2g, %.2g, %.2g",
+		  worst, worst_slope, worst_curvature, worst_sigmoid);
+}
+
+/* Far out a loss is |s| or 0, to the bit, and never denormal. */
+static void
+test_extremes(void)
+{
+	static const real far[] = {150, 1000, 1e4, 1e30};
+	int			wrong = 0;
+
+	for (int i = 0; i < 4; i++)
+	{
+		real		s = far[i];
+
+		wrong += loss_value(LOSS_BINARY, s, 1) > 1e-60 ||
+			loss_value(LOSS_BINARY, -s, 0) > 1e-60 ||
+			loss_value(LOSS_BINARY, s, 0) != s ||
+			loss_value(LOSS_BINARY, -s, 1) != s ||
+			loss_value(LOSS_BINARY, s, 0.5) != s / 2 ||
+			loss_value(LOSS_BINARY, -s, 0.5) != s / 2;
+		wrong += loss_slope(LOSS_BINARY, s, 1) != 0 ||
+			loss_slope(LOSS_BINARY, -s, 0) != 0 ||
+			loss_slope(LOSS_BINARY, s, 0) != 1 ||
+			loss_slope(LOSS_BINARY, -s, 1) != -1 ||
+			loss_curvature(LOSS_BINARY, s) != 0 ||
+			loss_curvature(LOSS_BINARY, -s) != 0;
+		wrong += sigmoid(s) != 1 || !(sigmoid(-s) < 1e-60);
+	}
+	check(wrong == 0, "log loss is exact far out");
+
+	wrong = 0;
+	for (real s = -120; s <= 120; s += 0.125)
+		for (int y = 0; y <= 1; y++)
+			wrong += is_denormal(loss_slope(LOSS_BINARY, s, y)) ||
+				is_denormal(loss_curvature(LOSS_BINARY, s)) ||
+				is_denormal(loss_slope(LOSS_BINARY, s, y) * (real) 1e-6);
+	check(wrong == 0, "slopes are 0 before they are denormal");
+
+	check(isnan(loss_value(LOSS_BINARY, NAN, 1)) &&
+		  isnan(loss_slope(LOSS_BINARY, NAN, 1)) &&
+		  isnan(loss_slope(LOSS_BINARY, NAN, 0)) &&
+		  isnan(loss_curvature(LOSS_BINARY, NAN)) &&
+		  isnan(loss_value(LOSS_SQUARED, NAN, 1)) &&
+		  isnan(loss_slope(LOSS_SQUARED, NAN, 1)),
+		  "losses of NaN are NaN");
+}
+
+static void
+test_squared_loss(void)
+{
+	check(loss_value(LOSS_SQUARED, 3, 1) == 2 &&
+		  loss_value(LOSS_SQUARED, -1, 0.5) == 1.125 &&
+		  loss_slope(LOSS_SQUARED, 3, 1) == 2 &&
+		  loss_slope(LOSS_SQUARED, -1, 0.5) == -1.5 &&
+		  loss_curvature(LOSS_SQUARED, 17) == 1,
+		  "squared loss and its derivatives");
+	check(loss_at_zero(LOSS_SQUARED, 3) == 4.5 &&
+		  relative_error(loss_at_zero(LOSS_BINARY, 1), log(2), 0) < TOLERANCE &&
+		  relative_error(loss_at_zero(LOSS_BINARY, 0.3), log(2), 0) < TOLERANCE,
+		  "what knowing nothing costs");
+}
+
+static void
+test_inner_scale(void)
+{
+	double		worst = 0;
+
+	for (real w = 0.125; w < 1000; w *= 1.5)
+	{
+		worst = fmax(worst, relative_error(inner_scale(WEIGHTING_MEAN, w),
+										   1.0 / w, 0));
+		worst = fmax(worst, relative_error(inner_scale(WEIGHTING_SQRT, w),
+										   1 / sqrt(5.0 * w), 0));
+		worst = fmax(worst, relative_error(inner_scale(WEIGHTING_DAMPED, w),
+										   1 / (w + 10.0), 0));
+		worst = fmax(worst,
+					 relative_error(inner_scale(WEIGHTING_SQRT_DAMPED, w),
+									1 / sqrt(5 * (w + 10.0)), 0));
+	}
+	for (InnerWeighting w = WEIGHTING_MEAN; w <= WEIGHTING_SQRT_DAMPED; w++)
+		if (inner_scale(w, 0) != 0)
+			worst = INFINITY;
+	check(worst < TOLERANCE, "weightings of the support loss: %.2g", worst);
+}
+
+static void
+test_mean_loss(void)
+{
+	MeanLoss	mean = {0};
+	double		sum = 0;
+	double		weight = 0;
+
+	check(isnan(mean_loss(&mean)), "the mean loss of no rows is NaN");
+	for (int i = 0; i < 100; i++)
+	{
+		real		s = (i - 50) / 8.0;
+		real		w = i % 7 / 4.0;
+
+		mean_loss_add(&mean, LOSS_BINARY, s, i % 2, w);
+		sum += w * plain_loss(s, i % 2);
+		weight += w;
+	}
+	check(relative_error(mean_loss(&mean), sum / weight, 0) < TOLERANCE,
+		  "the mean loss is weighted");
+}
+
+int
+main(void)
+{
+	test_auc();
+	test_auc_edges();
+	test_auc_nan();
+	test_binary_loss();
+	test_extremes();
+	test_squared_loss();
+	test_inner_scale();
+	test_mean_loss();
+	return check_end();
+}

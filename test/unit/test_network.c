@@ -1,0 +1,338 @@
+/*
+ * test_network.c
+ *	  Order and names of the parameters, how they are drawn, and where packing
+ *	  puts them.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "problem.h"
+
+#define SEEDS 40
+
+/* The names are those of the safetensors file: a change breaks old files. */
+static void
+test_tensors(void)
+{
+	static const struct
+	{
+		const char *name;
+		int			dimensions;
+		int			rows;
+		int			columns;
+	}			expected[] =
+
+	{
+		{"meta.0.weight", 2, 5, 3}, {"meta.0.bias", 1, 1, 5},
+		{"meta.1.weight", 2, 6, 5}, {"meta.1.bias", 1, 1, 6},
+		{"global.0.weight", 2, 7, 8}, {"global.0.bias", 1, 1, 7},
+		{"global.1.weight", 2, 1, 7}, {"global.1.bias", 1, 1, 1},
+		{"factor.weight", 2, 2, 4}, {"factor.bias", 1, 1, 2},
+		{"inner_rate", 1, 1, 2}
+	};
+	NetworkShape shape = {
+		.meta_layers = 2, .meta_width = {3, 5, 6},
+		.global_layers = 2, .global_width = {8, 7, 1},
+		.factor_size = 2
+	};
+	NetworkTensor tensor[NETWORK_MAX_TENSORS];
+	int			count = network_tensors(&shape, tensor);
+	size_t		offset = 0;
+	int			wrong = count != 11;
+
+	for (int t = 0; t < 11 && t < count; t++)
+	{
+		wrong += strcmp(tensor[t].name, expected[t].name) != 0 ||
+			tensor[t].dimensions != expected[t].dimensions ||
+			tensor[t].rows != expected[t].rows ||
+			tensor[t].columns != expected[t].columns ||
+			tensor[t].offset != offset;
+		offset += (size_t) expected[t].rows * expected[t].columns;
+	}
+	check(wrong == 0 && network_parameter_count(&shape) == offset &&
+		  META_WEIGHT(&shape, 1) == 2 && META_BIAS(&shape, 1) == 3 &&
+		  GLOBAL_WEIGHT(&shape, 1) == 6 && GLOBAL_BIAS(&shape, 1) == 7 &&
+		  FACTOR_WEIGHT(&shape) == 8 && FACTOR_BIAS(&shape) == 9 &&
+		  INNER_RATE(&shape) == 10, "tensors: names, sizes and order");
+	check(network_embedding_size(&shape) == 6 &&
+		  network_concatenated_size(&shape) == 4 &&
+		  network_candidate_size(&shape) == 4 &&
+		  network_half_size(&shape) == 2 * KERNEL_PAD, "sizes of a network");
+}
+
+/* Root mean square of a tensor. */
+static double
+spread(const NetworkTensor *tensor, const real *parameters)
+{
+	size_t		n = (size_t) tensor->rows * tensor->columns;
+	double		sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += pow(parameters[tensor->offset + i], 2);
+	return sqrt(sum / n);
+}
+
+static void
+test_initialize(void)
+{
+	NetworkShape shape = {
+		.meta_layers = 2, .meta_width = {100, 120, 90},
+		.global_layers = 3, .global_width = {150, 80, 70, 1},
+		.factor_size = 40
+	};
+	NetworkTensor tensor[NETWORK_MAX_TENSORS];
+	int			count = network_tensors(&shape, tensor);
+	size_t		n = network_parameter_count(&shape);
+	real	   *parameters = allocate_reals(n);
+	real	   *again = allocate_reals(n);
+	double		worst = 0;
+	int			wrong = 0;
+	Random		random;
+
+	random_seed(&random, 5);
+	network_initialize(&shape, 0.25, &random, parameters);
+	random_seed(&random, 5);
+	network_initialize(&shape, 0.25, &random, again);
+	for (int t = 0; t < count; t++)
+	{
+		double		expected = 1 / sqrt(tensor[t].columns);
+		double		size = (double) tensor[t].rows * tensor[t].columns;
+
+		if (t == META_WEIGHT(&shape, 1) || t == GLOBAL_WEIGHT(&shape, 2))
+			expected /= 10;
+		if (t == FACTOR_WEIGHT(&shape))
+			expected = 0.03;
+		if (tensor[t].dimensions == 2)
+			worst = fmax(worst,
+						 fabs(spread(&tensor[t], parameters) / expected - 1) *
+						 sqrt(2 * size));
+		else
+			for (int i = 0; i < tensor[t].columns; i++)
+				wrong += parameters[tensor[t].offset + i] !=
+					(t == INNER_RATE(&shape) ? (real) 0.25 : 0);
+	}
+	check(worst < 5 && wrong == 0,
+		  "first weights: spread at most %.2f standard errors off, biases 0",
+		  worst);
+	check(memcmp(parameters, again, n * sizeof(real)) == 0,
+		  "a seed gives the same first weights");
+	free(parameters);
+	free(again);
+}
+
+/* What a packed layer has at (o, i), both ways; false if they differ. */
+static bool
+packed_at(const PackedLayer *layer, int o, int i, real weight)
+{
+	return layer->forward[(size_t) i * layer->out_stride + o] == weight &&
+		layer->backward[(size_t) o * layer->in_stride + i] == weight;
+}
+
+/* How many numbers of a packed layer are not 0. */
+static size_t
+packed_count(const PackedLayer *layer)
+{
+	size_t		count = 0;
+
+	for (size_t i = 0; i < (size_t) layer->in * layer->out_stride; i++)
+		count += layer->forward[i] != 0;
+	for (size_t i = 0; i < (size_t) layer->out * layer->in_stride; i++)
+		count += layer->backward[i] != 0;
+	for (int i = 0; i < layer->out_stride; i++)
+		count += layer->bias[i] != 0;
+	return count;
+}
+
+/*
+ * Every weight is where the kernels look for it, and what pads them is 0.  The
+ * weights are 1, 2, 3 ..., so that none is 0 or comes twice.
+ */
+static int
+packing_errors(const NetworkShape *shape)
+{
+	size_t		n = network_parameter_count(shape);
+	real	   *parameters = allocate_reals(n);
+	real	   *memory = allocate_reals(network_packed_size(shape));
+	int			concatenated = network_concatenated_size(shape);
+	int			first = shape->global_width[1];
+	int			errors = 0;
+	Network		network;
+	const NetworkTensor *w;
+	const NetworkTensor *b;
+
+#define WEIGHT(o, i) parameters[w->offset + (size_t) (o) * w->columns + (i)]
+#define BIAS(o) parameters[b->offset + (o)]
+	for (size_t i = 0; i < n; i++)
+		parameters[i] = i + 1;
+	network_pack(&network, shape, parameters, memory);
+
+	for (int l = 0; l < shape->meta_layers; l++)
+	{
+		const PackedLayer *layer = &network.meta[l];
+
+		w = &network.tensors[META_WEIGHT(shape, l)];
+		b = &network.tensors[META_BIAS(shape, l)];
+		for (int o = 0; o < w->rows; o++)
+		{
+			for (int i = 0; i < w->columns; i++)
+				errors += !packed_at(layer, o, i, WEIGHT(o, i));
+			errors += layer->bias[o] != BIAS(o);
+		}
+		errors += packed_count(layer) !=
+			(size_t) w->rows * (2 * w->columns + 1);
+	}
+	for (int l = 1; l < shape->global_layers - 1; l++)
+	{
+		const PackedLayer *layer = &network.hidden[l];
+
+		w = &network.tensors[GLOBAL_WEIGHT(shape, l)];
+		b = &network.tensors[GLOBAL_BIAS(shape, l)];
+		for (int o = 0; o < w->rows; o++)
+		{
+			for (int i = 0; i < w->columns; i++)
+				errors += !packed_at(layer, o, i, WEIGHT(o, i));
+			errors += layer->bias[o] != BIAS(o);
+		}
+		errors += packed_count(layer) !=
+			(size_t) w->rows * (2 * w->columns + 1);
+	}
+
+	/* the first global layer is halved; the factor map joins its right half */
+	w = &network.tensors[GLOBAL_WEIGHT(shape, 0)];
+	b = &network.tensors[GLOBAL_BIAS(shape, 0)];
+	for (int o = 0; o < w->rows; o++)
+	{
+		for (int i = 0; i < concatenated; i++)
+			errors += !packed_at(&network.entity, o, i, WEIGHT(o, i));
+		for (int i = concatenated; i < w->columns; i++)
+			errors += !packed_at(&network.candidate, o, i - concatenated,
+								 WEIGHT(o, i));
+		errors += network.candidate.bias[o] != BIAS(o);
+	}
+	w = &network.tensors[FACTOR_WEIGHT(shape)];
+	b = &network.tensors[FACTOR_BIAS(shape)];
+	for (int o = 0; o < w->rows; o++)
+	{
+		int			at = kernel_stride(first) + o;
+
+		for (int i = 0; i < w->columns; i++)
+			errors += !packed_at(&network.candidate, at, i, WEIGHT(o, i));
+		errors += network.candidate.bias[at] != BIAS(o);
+	}
+	errors += packed_count(&network.entity) != (size_t) 2 * first * concatenated;
+	errors += packed_count(&network.candidate) !=
+		(size_t) (first + shape->factor_size) *
+		(2 * network_candidate_size(shape) + 1);
+
+	if (shape->global_layers > 1)
+	{
+		int			last = shape->global_layers - 1;
+
+		w = &network.tensors[GLOBAL_WEIGHT(shape, last)];
+		b = &network.tensors[GLOBAL_BIAS(shape, last)];
+		for (int i = 0; i < kernel_stride(w->columns); i++)
+			errors += network.last[i] != (i < w->columns ? WEIGHT(0, i) : 0);
+		errors += network.last_bias != BIAS(0);
+	}
+	w = &network.tensors[INNER_RATE(shape)];
+	for (int l = 0; l < shape->meta_layers; l++)
+		errors += network.inner_rate[l] != WEIGHT(0, l);
+#undef WEIGHT
+#undef BIAS
+	free(parameters);
+	free(memory);
+	return errors;
+}
+
+static void
+test_pack(void)
+{
+	static const ProblemLimits limits = {1, 40, 1, 1};
+	int			seeds = seed_count(SEEDS);
+	int			wrong = 0;
+
+	for (int seed = 1; seed <= seeds; seed++)
+	{
+		Problem		problem;
+
+		problem_draw(&problem, &limits, seed);
+		if (packing_errors(&problem.shape) > 0)
+		{
+			note("seed %d: %s", seed, problem_describe(&problem));
+			wrong++;
+		}
+		problem_free(&problem);
+	}
+	check(wrong == 0, "packed weights, and zeros around them (seeds 1 ... %d)",
+		  seeds);
+}
+
+/* The product by BLAS for training is the one for serving, to rounding. */
+static void
+test_candidate_half(void)
+{
+	static const ProblemLimits limits = {1, 60, 30, 1};
+	int			seeds = seed_count(SEEDS);
+	double		worst = 0;
+
+	for (int seed = 1; seed <= seeds; seed++)
+	{
+		Problem		problem;
+		Loaded		loaded;
+		int			n;
+		size_t		size;
+		real	   *half;
+
+		problem_draw(&problem, &limits, seed);
+		problem_load(&loaded, &problem);
+		n = problem.query[0].n;
+		size = (size_t) n * network_half_size(&problem.shape);
+		half = allocate_reals(size);
+		gradient_candidate_half(&loaded.network, n, loaded.task[0].query_z,
+								half);
+		for (size_t i = 0; i < size; i++)
+			worst = fmax(worst, relative_error(half[i],
+											   loaded.task[0].query.half[i],
+											   1));
+		free(half);
+		loaded_free(&loaded);
+		problem_free(&problem);
+	}
+	check(worst < 100 * REAL_EPSILON,
+		  "candidate halves by BLAS: %.2g off those by kernels", worst);
+}
+
+/* An arena aligns what it hands out, and never hands out what it has not. */
+static void
+test_arena(void)
+{
+	real	   *memory = allocate_reals(8 * KERNEL_PAD);
+	int			wrong = 0;
+
+	for (int shift = 0; shift <= KERNEL_PAD; shift++)
+	{
+		Arena		arena = {memory + shift, memory + 8 * KERNEL_PAD};
+		real	   *a = arena_take(&arena, 3);
+		real	   *b = arena_take(&arena, 2 * KERNEL_PAD);
+
+		wrong += (uintptr_t) a % (KERNEL_PAD * sizeof(real)) != 0 ||
+			(uintptr_t) b % (KERNEL_PAD * sizeof(real)) != 0 ||
+			a < memory + shift || b < a + 3;
+		wrong += arena_take(&arena, 8 * KERNEL_PAD) != NULL;
+	}
+	check(wrong == 0, "an arena aligns, and knows its end");
+	free(memory);
+}
+
+int
+main(void)
+{
+	test_tensors();
+	test_initialize();
+	test_pack();
+	test_candidate_half();
+	test_arena();
+	return check_end();
+}
