@@ -119,8 +119,10 @@ typedef struct Trainer
 	TableGradient *interaction_tables;	/* by feature; numeric ones unused */
 	TableGradient *entity_tables;
 	bool		refit;			/* this is the run on all rows */
+	int64		batches;		/* per epoch */
 	int			groups;
 	ParameterGroup *group;
+	float	  **average;		/* of each group's values over the last epoch */
 	Optimizer	optimizer;
 
 	Batch		batch;
@@ -505,6 +507,11 @@ PrepareLearning(Trainer *trainer)
 	}
 	AddTables(trainer, &trained->interaction, trainer->interaction_tables);
 	AddTables(trainer, &trained->entity, trainer->entity_tables);
+	trainer->average = palloc(sizeof(float *) * trainer->groups);
+	for (int g = 0; g < trainer->groups; g++)
+		trainer->average[g] = Numbers(trainer->group[g].n);
+	trainer->batches = (trainer->entities + options->batch_entities - 1) /
+		options->batch_entities;
 }
 
 /*
@@ -529,14 +536,12 @@ DrawTables(Encoder *encoder, const TableGradient *tables, double scale,
 	}
 }
 
-/* Puts everything learned back to its start, for a run of so many epochs. */
+/* Puts everything learned back to its start. */
 static void
-BeginRun(Trainer *trainer, int epochs)
+BeginRun(Trainer *trainer)
 {
 	TrainedNetwork *trained = trainer->trained;
 	const ModelOptions *options = &trainer->options;
-	int64		batches = (trainer->entities + options->batch_entities - 1) /
-		options->batch_entities;
 	Random		random;
 
 	for (int g = 0; g < trainer->groups; g++)
@@ -547,6 +552,7 @@ BeginRun(Trainer *trainer, int epochs)
 		memset(group->gradient, 0, sizeof(float) * group->n);
 		memset(group->mean, 0, sizeof(float) * group->n);
 		memset(group->square, 0, sizeof(float) * group->n);
+		memset(trainer->average[g], 0, sizeof(float) * group->n);
 	}
 	random_seed_stream(&random, options->seed, STREAM_PARAMETERS);
 	DrawTables(&trained->interaction, trainer->interaction_tables,
@@ -564,7 +570,7 @@ BeginRun(Trainer *trainer, int epochs)
 	{
 		.learning_rate = options->learning_rate,
 		.clip_norm = options->clip_norm,
-		.steps = batches * epochs
+		.steps = trainer->batches * options->epochs
 	};
 }
 
@@ -812,6 +818,45 @@ DivergedError(Trainer *trainer, int entity, int step)
 			 errhint("Lower the option \"inner_rate\".")));
 }
 
+/*
+ * Moves the averages towards the values that a step has left.  Their horizon
+ * is an epoch: what the last few batches had in particular averages out.
+ */
+static void
+UpdateAverage(Trainer *trainer)
+{
+	float		share = 1.0 / Min(trainer->optimizer.step, trainer->batches);
+
+	for (int g = 0; g < trainer->groups; g++)
+	{
+		const float *value = trainer->group[g].value;
+		float	   *average = trainer->average[g];
+
+		for (Size i = 0; i < trainer->group[g].n; i++)
+			average[i] += share * (value[i] - average[i]);
+	}
+}
+
+/* Puts the averages in the place of the values, and the other way round. */
+static void
+SwapAverage(Trainer *trainer)
+{
+	for (int g = 0; g < trainer->groups; g++)
+	{
+		float	   *value = trainer->group[g].value;
+		float	   *average = trainer->average[g];
+
+		for (Size i = 0; i < trainer->group[g].n; i++)
+		{
+			float		v = value[i];
+
+			value[i] = average[i];
+			average[i] = v;
+		}
+	}
+	Repack(trainer);
+}
+
 /* One batch of `count` entities; adds to the epoch's loss. */
 static void
 TrainBatch(Trainer *trainer, int epoch, const int *entities, int count,
@@ -892,6 +937,8 @@ TrainBatch(Trainer *trainer, int epoch, const int *entities, int count,
 				 errmsg("training diverged in epoch %d: the gradient is not finite",
 						epoch),
 				 errhint("Lower the option \"learning_rate\" or \"inner_rate\".")));
+
+	UpdateAverage(trainer);
 
 	/* rates that are not learned have a gradient all the same */
 	if (!trainer->rate_logs)
@@ -1026,9 +1073,11 @@ Gain(const Trainer *trainer, const Validation *validation)
 }
 
 /*
- * A run of at most so many epochs.  With `validate` it stops after `patience`
- * epochs that were no gain.  Returns the best epoch's number; without
- * validation rows, the last one's.
+ * A run of at most so many epochs, its learning rate falling as if it went on
+ * to the last that the options allow.  With `validate` it stops after
+ * `patience` epochs that were no gain.  Returns the number of epochs that is
+ * best: the best one's where patience ran out; and otherwise all of them,
+ * since what is lost after the best is then less than what falling rates gain.
  */
 static int
 RunEpochs(Trainer *trainer, int epochs, bool validate, TrainingLog *log)
@@ -1041,7 +1090,7 @@ RunEpochs(Trainer *trainer, int epochs, bool validate, TrainingLog *log)
 	double		best_gain = 0;
 	int			best = 0;
 
-	BeginRun(trainer, epochs);
+	BeginRun(trainer);
 	for (int e = 0; e < entities; e++)
 		order[e] = e;
 	for (int epoch = 1; epoch <= epochs; epoch++)
@@ -1062,7 +1111,11 @@ RunEpochs(Trainer *trainer, int epochs, bool validate, TrainingLog *log)
 					   Min(options->batch_entities, entities - first),
 					   &train_loss);
 		if (validate)
+		{
+			SwapAverage(trainer);
 			validation = Validate(trainer);
+			SwapAverage(trainer);
+		}
 
 		record->refit = trainer->refit;
 		record->epoch = epoch;
@@ -1094,8 +1147,9 @@ RunEpochs(Trainer *trainer, int epochs, bool validate, TrainingLog *log)
 		if (epoch - best >= options->patience)
 			break;
 	}
+	SwapAverage(trainer);
 	pfree(order);
-	return best;
+	return log->records[log->count - 1].epoch < epochs ? best : epochs;
 }
 
 /* Everything up to the trained network. */
