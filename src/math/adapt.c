@@ -284,8 +284,14 @@ adapt(const Network *network, const real *x, const Rows *support,
 }
 
 void
-recency_weights(int n, real recency, real *weight)
+recency_weights(int n, real recency, const bool *same_time, real *weight)
 {
-	for (int i = 0; i < n; i++)
-		weight[i] *= REAL(exp) (-(n - 1 - i) / recency);
+	int			newer = 0;
+
+	for (int i = n - 1; i >= 0; i--)
+	{
+		if (i < n - 1 && !(same_time && same_time[i + 1]))
+			newer = n - 1 - i;
+		weight[i] *= REAL(exp) (-newer / recency);
+	}
 }

@@ -11,7 +11,7 @@
 #define FACTOR_SCALE 0.03
 
 /* The last layer of each block begins near zero: the first scores are flat. */
-#define LAST_LAYER_SCALE 0.1
+#define LAST_LAYER_SCALE 1.0
 
 /* Slopes under this are denormal after a few products more. */
 #define SMALLEST_SLOPE ((real) 1e-18)

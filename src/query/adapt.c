@@ -128,6 +128,7 @@ AdapterInit(Adapter *adapter, const Model *model,
 	adapter->label = Numbers(rows, 1);
 	adapter->weight = Numbers(rows, 1);
 	adapter->offset = Numbers(rows, 1);
+	adapter->same_time = palloc(sizeof(bool) * rows);
 	adapter->memory = Numbers(adapt_size(shape, rows), 1);
 }
 
@@ -231,7 +232,8 @@ AdaptOne(Adapter *adapter, int n, const FeatureCode *codes,
 	network_candidate_half(&trained->network, n, adapter->z,
 						   trained->interaction.width, adapter->half);
 	if (trained->recency > 0)
-		recency_weights(n, trained->recency, adapter->weight);
+		recency_weights(n, trained->recency, adapter->same_time,
+						adapter->weight);
 	adapted->embedding =
 		MemoryContextAlloc(adapter->batch,
 						   network_embedding_size(&trained->shape) *
@@ -266,12 +268,9 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only)
 	int			at = 0;			/* the entity whose rows are being read */
 	int			n = 0;			/* rows of it so far */
 	Datum		values[INDEX_MAX_KEYS];
-	int16		time_length;
-	bool		time_by_value;
 
 	MemoryContextReset(adapter->batch);
 	MemoryContextSwitchTo(adapter->batch);
-	get_typlenbyval(source->event_time.type, &time_length, &time_by_value);
 	adapted = palloc0(sizeof(AdaptedEntity) * count);
 	codes = palloc(sizeof(FeatureCode) * Max(encoder->count, 1));
 	meta_codes = palloc(mul_size(sizeof(FeatureCode),
@@ -327,9 +326,12 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only)
 			adapted[at].interactions =
 				DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
 			datum = SPI_getbinval(tuple, desc, 3, &isnull);
+			interaction.same_time = n > 0 &&
+				SourceSameTime(source, datum, adapted[at].adapted_through);
 			MemoryContextSwitchTo(adapter->batch);
-			adapted[at].adapted_through = datumCopy(datum, time_by_value,
-													time_length);
+			adapted[at].adapted_through =
+				datumCopy(datum, source->event_time.by_value,
+						  source->event_time.length);
 			MemoryContextSwitchTo(row_context);
 			for (int f = 0; f < encoder->count; f++)
 			{
@@ -339,6 +341,7 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only)
 			}
 			adapter->label[n] = interaction.label;
 			adapter->weight[n] = interaction.weight;
+			adapter->same_time[n] = interaction.same_time;
 			adapter->offset[n] = Encode(encoder, codes,
 										adapter->z + (Size) n * encoder->width);
 			n++;

@@ -34,6 +34,7 @@ typedef struct Adapter
 	float	   *label;
 	float	   *weight;
 	float	   *offset;
+	bool	   *same_time;
 	float	   *memory;			/* of adapt() */
 } Adapter;
 

@@ -16,6 +16,7 @@
 #include "executor/spi.h"
 #include "query/source.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
@@ -33,6 +34,7 @@ FindColumn(Oid relation, const char *name)
 						name, get_rel_name(relation))));
 	column.name = pstrdup(name);
 	column.type = get_atttype(relation, number);
+	get_typlenbyval(column.type, &column.length, &column.by_value);
 	cached = lookup_type_cache(column.type, TYPECACHE_LT_OPR |
 							   TYPECACHE_HASH_EXTENDED_PROC);
 	column.sortable = OidIsValid(cached->lt_opr);
@@ -440,6 +442,13 @@ SourceStaleQuery(const Source *source, bool all)
 		appendStringInfoString(&sql, " WHERE i.\"rows of the entity\" IS DISTINCT FROM NULLIF(e.interactions, 0)"
 							   " OR i.\"newest row\" IS DISTINCT FROM e.adapted_through");
 	return sql.data;
+}
+
+bool
+SourceSameTime(const Source *source, Datum a, Datum b)
+{
+	return datumIsEqual(a, b, source->event_time.by_value,
+						source->event_time.length);
 }
 
 Interaction

@@ -28,6 +28,8 @@ typedef struct SourceColumn
 {
 	char	   *name;
 	Oid			type;
+	int16		length;			/* of its type, as pg_type has it */
+	bool		by_value;
 	bool		sortable;
 	bool		hashable;		/* alike in every database */
 } SourceColumn;
@@ -107,7 +109,11 @@ typedef struct Interaction
 {
 	float		label;
 	float		weight;
+	bool		same_time;		/* as the entity's row before */
 } Interaction;
+
+/* Whether two event times are one. */
+extern bool SourceSameTime(const Source *source, Datum a, Datum b);
 
 /*
  * Reads label and weight from a row in which they are columns `first` and

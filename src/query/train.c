@@ -40,6 +40,7 @@
 #include "query/version.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/float.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -58,7 +59,7 @@
  * value says little; that of a standardised number for an entity's, which the
  * meta block begins with.
  */
-#define VECTOR_SCALE 0.1
+#define VECTOR_SCALE 0.2
 #define META_VECTOR_SCALE 1.0
 
 /* Streams of random numbers that are no entity's. */
@@ -86,6 +87,7 @@ typedef struct Batch
 	float	   *offset_gradient;
 	float	   *label;
 	float	   *weight;
+	bool	   *same_time;
 	int			rows;
 
 	Task	   *tasks;			/* batch_entities */
@@ -167,6 +169,7 @@ ScanRows(Trainer *trainer, RowCallback callback, void *state)
 	SPIPlanPtr	plan = SPI_prepare(SourceTrainingQuery(source), 0, NULL);
 	Portal		portal;
 	int			keys = source->key.count;
+	Datum		before = (Datum) 0; /* event time of the row before */
 
 	if (plan == NULL)
 		elog(ERROR, "could not prepare the training query");
@@ -183,6 +186,7 @@ ScanRows(Trainer *trainer, RowCallback callback, void *state)
 		{
 			ScannedRow	row;
 			Datum		key[INDEX_MAX_KEYS];
+			Datum		time;
 			bool		isnull;
 			int64		number;
 			int64		rows;
@@ -205,11 +209,20 @@ ScanRows(Trainer *trainer, RowCallback callback, void *state)
 													trainer->options.loss,
 													row.tuple, row.desc,
 													4 + keys, key);
+			time = SPI_getbinval(row.tuple, row.desc, 3 + keys, &isnull);
+			row.interaction.same_time = row.number > 0 &&
+				SourceSameTime(source, time, before);
+			before = time;
 			row.features_at = 5 + keys + (source->weight.name ? 1 : 0);
 			callback(trainer, &row, state);
 		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(trainer->row_context);
+
+		/* the last time outlives its row, for the first of the next fetch */
+		if (before != (Datum) 0)
+			before = datumCopy(before, source->event_time.by_value,
+							   source->event_time.length);
 		SPI_freetuptable(SPI_tuptable);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -609,6 +622,7 @@ ReserveRows(Trainer *trainer, int rows)
 		pfree(batch->offset_gradient);
 		pfree(batch->label);
 		pfree(batch->weight);
+		pfree(batch->same_time);
 	}
 	batch->room = rows;
 	batch->codes = (FeatureCode *)
@@ -621,6 +635,7 @@ ReserveRows(Trainer *trainer, int rows)
 	batch->offset_gradient = Numbers(rows);
 	batch->label = Numbers(rows);
 	batch->weight = Numbers(rows);
+	batch->same_time = palloc_extended(rows, MCXT_ALLOC_HUGE);
 }
 
 static void
@@ -658,6 +673,7 @@ AddRow(Trainer *trainer, const Examples *examples, int i, Random *dropout)
 							  batch->z + (Size) r * encoder->width);
 	batch->label[r] = ExampleRow(examples, i)->label;
 	batch->weight[r] = ExampleRow(examples, i)->weight;
+	batch->same_time[r] = ExampleRow(examples, i)->same_time;
 }
 
 static Rows
@@ -998,7 +1014,8 @@ Validate(Trainer *trainer)
 		support_rows = RowsOf(batch, 0, support, half);
 		query_rows = RowsOf(batch, support, query, half);
 		if (trained->recency > 0)
-			recency_weights(support, trained->recency, batch->weight);
+			recency_weights(support, trained->recency, batch->same_time,
+							batch->weight);
 
 		/* once as it is served, and once as if nothing were known of it */
 		for (int pass = 0; pass < 2; pass++)
