@@ -306,10 +306,11 @@ RunRefresh(Refresh *refresh)
 	ExecDropSingleTupleTableSlot(slot);
 	tuplestore_end(refresh->keys);
 	ereport(NOTICE,
-			(errmsg("refreshed " INT64_FORMAT " of the embeddings of version %d of model \"%s\" in %.1f s",
-					refresh->done, refresh->version->number,
-					refresh->model->name,
-					(GetCurrentTimestamp() - refresh->start) / 1e6)));
+			(errmsg_plural("refreshed " INT64_FORMAT " embedding of version %d of model \"%s\" in %.1f s",
+						   "refreshed " INT64_FORMAT " embeddings of version %d of model \"%s\" in %.1f s",
+						   refresh->done, refresh->done,
+						   refresh->version->number, refresh->model->name,
+						   (GetCurrentTimestamp() - refresh->start) / 1e6)));
 }
 
 PG_FUNCTION_INFO_V1(limaml_refresh);

@@ -238,7 +238,8 @@ test_file(const char *folder, const char *file)
 	for (int p = 0; (outcome.kernels = select_kernels(p)); p++)
 	{
 		Loaded		loaded;
-		real	   *embedding = allocate_reals(network_embedding_size(&given.problem.shape));
+		int			E = network_embedding_size(&given.problem.shape);
+		real	   *embedding = allocate_reals(E);
 
 		problem_load(&loaded, &given.problem);
 		compare_inner_loop(&outcome, &loaded);

@@ -280,7 +280,7 @@ run_all(const Loaded *loaded)
 	gradient_candidate_half(&network, q,
 							take_copy((size_t) q * dz, task->query_z),
 							take((size_t) q * half_size));
-	recency_weights(n, 10, take_zeros(n));
+	recency_weights(n, 10, NULL, take_zeros(n));
 	return good;
 }
 
