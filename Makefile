@@ -30,6 +30,12 @@ OPENBLAS_DIR ?= $(firstword $(wildcard /usr/lib/*/openblas-serial))
 
 PG_CPPFLAGS = -I$(srcdir)/src
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -std=gnu11
+
+# The server was built by gcc: some of its flags and the format attributes of
+# its headers mean nothing to clang.
+ifneq ($(findstring clang,$(CC)),)
+PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument -Wno-ignored-attributes
+endif
 SHLIB_LINK = -L$(OPENBLAS_DIR) -Wl,-rpath,$(OPENBLAS_DIR) -lopenblas -lm
 
 # Bitcode is for inlining small functions into queries.  Ours are not, and it

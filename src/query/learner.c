@@ -364,7 +364,6 @@ SplitRows(const ModelOptions *options, int n, Random *random,
 {
 	int			split = options->support_split;
 	int			prefix = 0;
-	int			support = 0;
 
 	if (options->personalization == PERSONALIZATION_NONE)
 	{
@@ -378,11 +377,8 @@ SplitRows(const ModelOptions *options, int n, Random *random,
 	else if (split == SPLIT_FIXED)
 		prefix = (int) (options->support_fraction * n);
 	for (int i = 0; i < n; i++)
-	{
 		is_support[i] = split == SPLIT_RANDOM_HALF ?
 			random_bits(random) >> 63 : i < prefix;
-		support += is_support[i];
-	}
 }
 
 /* Adds an entity to the batch; none where it has nothing to judge with. */
