@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/stratnum.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "model/entity_key.h"
@@ -69,7 +70,22 @@ EntityKeyInit(EntityKey *key, const Model *model, Oid relation,
 							column->name, format_type_be(column->type)),
 					 errdetail("Its type has no default btree operator class.")));
 		column->equality = QualifiedOperator(cached->eq_opr);
+		column->order = cached->btree_opf;
 	}
+}
+
+char *
+KeyEquality(const KeyColumn *column, Oid type)
+{
+	Oid			base = getBaseType(type);
+	Oid			operator;
+
+	if (base == getBaseType(column->type))
+		return column->equality;
+	operator = get_opfamily_member(column->order, base,
+								   getBaseType(column->type),
+								   BTEqualStrategyNumber);
+	return OidIsValid(operator) ? QualifiedOperator(operator) : NULL;
 }
 
 static void

@@ -25,6 +25,7 @@ typedef struct KeyColumn
 	bool		typbyval;
 	char		typalign;
 	char	   *equality;		/* OPERATOR(schema.=) of the type */
+	Oid			order;			/* its btree operator family */
 } KeyColumn;
 
 typedef struct EntityKey
@@ -76,6 +77,12 @@ extern void KeyBindingInit(KeyBinding *binding, const EntityKey *key,
  */
 extern bool KeyValues(KeyBinding *binding, Datum argument, bool isnull,
 					  Datum *values);
+
+/*
+ * The equality of another relation's column of this type with a key column,
+ * as OPERATOR(schema.=), or NULL where there is none.
+ */
+extern char *KeyEquality(const KeyColumn *column, Oid type);
 
 /* "member_id 42", or "(member_id, channel) (42, email)". */
 extern char *KeyText(const EntityKey *key, const Datum *values);

@@ -130,8 +130,9 @@ SourceInit(Source *source, const Model *model, int features,
 		{
 			SourceColumn column = FindColumn(model->entities, model->key[k]);
 
-			if (getBaseType(column.type) !=
-				getBaseType(source->key.columns[k].type))
+			source->entities_equality[k] =
+				KeyEquality(&source->key.columns[k], column.type);
+			if (source->entities_equality[k] == NULL)
 				ereport(ERROR,
 						(errcode(ERRCODE_DATATYPE_MISMATCH),
 						 errmsg("key column \"%s\" is of type %s in relation \"%s\" and of type %s in relation \"%s\"",
@@ -281,16 +282,18 @@ AppendGivenKeys(StringInfo sql, const Source *source)
 
 #define PLACE "k.\"place of the entity\""
 
-void
-AppendKeyEquality(StringInfo sql, const EntityKey *key, const char *left,
-				  const char *right)
+/* left.key = right.key, with these operators or the key's own. */
+static void
+AppendKeyEquality(StringInfo sql, const EntityKey *key,
+				  char *const *operators, const char *left, const char *right)
 {
 	for (int k = 0; k < key->count; k++)
 	{
 		const char *name = quote_identifier(key->columns[k].name);
 
-		appendStringInfo(sql, "%s%s.%s %s %s.%s", k > 0 ? " AND " : "",
-						 left, name, key->columns[k].equality, right, name);
+		appendStringInfo(sql, "%s%s.%s %s %s.%s", k > 0 ? " AND " : "", left,
+						 name, operators ? operators[k] :
+						 key->columns[k].equality, right, name);
 	}
 }
 
@@ -316,7 +319,8 @@ SourceTrainingQuery(const Source *source)
 	if (source->entities)
 	{
 		appendStringInfo(&sql, " LEFT JOIN %s AS e ON ", source->entities);
-		AppendKeyEquality(&sql, &source->key, "e", "i");
+		AppendKeyEquality(&sql, &source->key, source->entities_equality, "e",
+						  "i");
 	}
 	appendStringInfoString(&sql, " WHERE ");
 	AppendUsable(&sql, source);
@@ -378,7 +382,7 @@ SourceBatchQuery(const Source *source, int support_rows)
 	appendStringInfoString(&rows, " FROM ");
 	AppendGivenKeys(&rows, source);
 	appendStringInfo(&rows, " JOIN %s AS i ON ", source->interactions);
-	AppendKeyEquality(&rows, &source->key, "i", "k");
+	AppendKeyEquality(&rows, &source->key, NULL, "i", "k");
 	appendStringInfoString(&rows, " WHERE ");
 	AppendUsable(&rows, source);
 
@@ -405,7 +409,7 @@ SourceEntitiesQuery(const Source *source)
 	appendStringInfoString(&sql, " FROM ");
 	AppendGivenKeys(&sql, source);
 	appendStringInfo(&sql, " JOIN %s AS e ON ", source->entities);
-	AppendKeyEquality(&sql, &source->key, "e", "k");
+	AppendKeyEquality(&sql, &source->key, source->entities_equality, "e", "k");
 	return sql.data;
 }
 
@@ -437,7 +441,7 @@ SourceStaleQuery(const Source *source, bool all)
 	AppendKey(&sql, source, "i");
 	appendStringInfo(&sql, ") AS i FULL JOIN (SELECT * FROM %s AS e WHERE e.version OPERATOR(pg_catalog.=) $1) AS e ON ",
 					 ModelRelationName(model, model->embeddings, "embeddings"));
-	AppendKeyEquality(&sql, &source->key, "i", "e");
+	AppendKeyEquality(&sql, &source->key, NULL, "i", "e");
 	if (!all)
 		appendStringInfoString(&sql, " WHERE i.\"rows of the entity\" IS DISTINCT FROM NULLIF(e.interactions, 0)"
 							   " OR i.\"newest row\" IS DISTINCT FROM e.adapted_through");

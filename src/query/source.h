@@ -40,6 +40,7 @@ typedef struct Source
 	EntityKey	key;
 	char	   *interactions;	/* qualified and quoted */
 	char	   *entities;		/* the same, or NULL */
+	char	   *entities_equality[INDEX_MAX_KEYS];	/* its key = the key */
 	SourceColumn event_time;
 	SourceColumn label;
 	SourceColumn weight;		/* name is NULL where there is none */
@@ -99,10 +100,6 @@ extern char *SourceEntitiesQuery(const Source *source);
  * whatever it is: key...  Parameter: the version.
  */
 extern char *SourceStaleQuery(const Source *source, bool all);
-
-/* " AND a = b" for the key columns of two aliases; without the first AND. */
-extern void AppendKeyEquality(StringInfo sql, const EntityKey *key,
-							  const char *left, const char *right);
 
 /* One interaction as read: what math wants of it. */
 typedef struct Interaction
