@@ -29,13 +29,15 @@ metric_auc(size_t n, Scored *rows)
 		double		tied_negatives = 0;
 		float		score = rows[i].score;
 
-		for (; i < n && rows[i].score == score; i++)
+		if (isnan(score))
+			return NAN;
+		do
 		{
 			if (rows[i].label > 0.5f)
 				tied_positives++;
 			else
 				tied_negatives++;
-		}
+		} while (++i < n && rows[i].score == score);
 		above += tied_positives * (negatives + tied_negatives / 2);
 		positives += tied_positives;
 		negatives += tied_negatives;

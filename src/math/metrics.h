@@ -16,8 +16,8 @@ typedef struct Scored
 
 /*
  * Area under the ROC curve: the chance that a row labelled over 0.5 scores
- * above one that is not, ties counting half.  NaN where a class is missing.
- * Orders the rows by score.
+ * above one that is not, ties counting half.  NaN where a class is missing or a
+ * score is NaN.  Orders the rows by score.
  */
 extern double metric_auc(size_t n, Scored *rows);
 

@@ -106,7 +106,11 @@ CategoryReaderInit(ColumnReader *reader, bool is_integer, Oid type)
 		reader->method = READ_LITERAL;
 		return true;
 	}
-	if (is_integer != CategoryIsInteger(type))
+
+	/* an array of mixed values has them all as numbers, whole ones too */
+	if (is_integer && type != BOOLOID)
+		return NumberMethod(type, &reader->method);
+	if (is_integer || CategoryIsInteger(type))
 		return false;
 	if (NumberMethod(type, &reader->method))
 		return true;
@@ -250,6 +254,17 @@ HexText(const char *bytes, int length)
 	return text;
 }
 
+/* The integer that a floating-point number is; an error where it is none. */
+static int64
+WholeNumber(float8 number)
+{
+	if (number != rint(number) || !FLOAT8_FITS_IN_INT64(number))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("%g is no value of a category of integers", number)));
+	return (int64) number;
+}
+
 void
 ReadCategory(ColumnReader *reader, bool is_integer, Datum datum, bool isnull,
 			 CategoryValue *value)
@@ -281,6 +296,12 @@ ReadCategory(ColumnReader *reader, bool is_integer, Datum datum, bool isnull,
 			value->text = DatumGetCString(datum);
 			break;
 		case READ_FLOAT4:
+			if (is_integer)
+			{
+				value->integer = WholeNumber(DatumGetFloat4(datum));
+				return;
+			}
+			else
 			{
 				char	   *text = palloc(FLOAT_SHORTEST_DECIMAL_LEN);
 
@@ -289,6 +310,12 @@ ReadCategory(ColumnReader *reader, bool is_integer, Datum datum, bool isnull,
 				break;
 			}
 		case READ_FLOAT8:
+			if (is_integer)
+			{
+				value->integer = WholeNumber(DatumGetFloat8(datum));
+				return;
+			}
+			else
 			{
 				char	   *text = palloc(DOUBLE_SHORTEST_DECIMAL_LEN);
 
@@ -297,6 +324,20 @@ ReadCategory(ColumnReader *reader, bool is_integer, Datum datum, bool isnull,
 				break;
 			}
 		case READ_NUMERIC:
+			if (is_integer)
+			{
+				Datum		trimmed = DirectFunctionCall1(numeric_trim_scale, datum);
+
+				if (numeric_is_nan(DatumGetNumeric(trimmed)) ||
+					DatumGetInt32(DirectFunctionCall1(numeric_scale, trimmed)) > 0)
+					ereport(ERROR,
+							(errcode(ERRCODE_DATATYPE_MISMATCH),
+							 errmsg("%s is no value of a category of integers",
+									DatumGetCString(DirectFunctionCall1(numeric_out, trimmed)))));
+				value->integer = DatumGetInt64(DirectFunctionCall1(numeric_int8, trimmed));
+				return;
+			}
+
 			/* 1.0 and 1.00 are one value */
 			value->text = DatumGetCString(DirectFunctionCall1(numeric_out,
 															  DirectFunctionCall1(numeric_trim_scale,
@@ -376,11 +417,23 @@ FeatureReaderInit(ColumnReader *reader, const Feature *feature, Oid type)
 				 errhint("Cast the value, or train the model again.")));
 }
 
+static void
+FeatureErrorContext(void *arg)
+{
+	errcontext("feature \"%s\"", ((const Feature *) arg)->name);
+}
+
 FeatureCode
 ReadFeature(ColumnReader *reader, const Feature *feature, Datum datum,
 			bool isnull)
 {
 	FeatureCode code;
+	ErrorContextCallback callback;
+
+	callback.callback = FeatureErrorContext;
+	callback.arg = unconstify(Feature *, feature);
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 
 	if (feature->kind == FEATURE_NUMERIC)
 	{
@@ -401,6 +454,7 @@ ReadFeature(ColumnReader *reader, const Feature *feature, Datum datum,
 					 &value);
 		code.row = VocabularyRow(&feature->vocabulary, &value);
 	}
+	error_context_stack = callback.previous;
 	return code;
 }
 

@@ -158,8 +158,14 @@ KeyBindingInit(KeyBinding *binding, const EntityKey *key, const Model *model,
 						 key->columns[0].name)));
 }
 
+static void
+KeyErrorContext(void *arg)
+{
+	errcontext("key column \"%s\"", ((const KeyColumn *) arg)->name);
+}
+
 static Datum
-Convert(KeyConversion *conversion, const KeyColumn *column, Datum value)
+ConvertValue(KeyConversion *conversion, const KeyColumn *column, Datum value)
 {
 	if (getBaseType(conversion->source) == UNKNOWNOID)
 		return OidInputFunctionCall(conversion->input, DatumGetCString(value),
@@ -177,6 +183,21 @@ Convert(KeyConversion *conversion, const KeyColumn *column, Datum value)
 									OidOutputFunctionCall(conversion->output,
 														  value),
 									conversion->input_parameter, -1);
+	return value;
+}
+
+/* A value of any type as one of the key column's. */
+static Datum
+Convert(KeyConversion *conversion, const KeyColumn *column, Datum value)
+{
+	ErrorContextCallback callback;
+
+	callback.callback = KeyErrorContext;
+	callback.arg = unconstify(KeyColumn *, column);
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	value = ConvertValue(conversion, column, value);
+	error_context_stack = callback.previous;
 	return value;
 }
 

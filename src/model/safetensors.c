@@ -22,6 +22,8 @@
 #include "utils/memutils.h"
 #include "utils/numeric.h"
 
+#include "compat.h"
+
 #ifdef WORDS_BIGENDIAN
 #error "safetensors files are little-endian, and so must the processor be"
 #endif
@@ -36,7 +38,7 @@
 StaticAssertDecl(SAFETENSORS_DIGEST_BYTES == PG_SHA256_DIGEST_LENGTH,
 				 "a digest is a SHA-256");
 
-static void BadFile(const char *format,...) pg_attribute_printf(1, 2) pg_attribute_noreturn();
+pg_noreturn static void BadFile(const char *format,...) pg_attribute_printf(1, 2);
 
 static void
 BadFile(const char *format,...)

@@ -22,6 +22,8 @@
 #include "utils/memutils.h"
 #include "utils/numeric.h"
 
+#include "compat.h"
+
 #define FORMAT_VERSION 1
 #define METADATA_KEY "limaml"
 
@@ -282,7 +284,7 @@ TrainedNetworkWrite(TrainedNetwork *trained)
 
 /* From here on: reading.  What a field is not is an error naming the field. */
 
-static void BadNetwork(const char *what, const char *name) pg_attribute_noreturn();
+pg_noreturn static void BadNetwork(const char *what, const char *name);
 
 static void
 BadNetwork(const char *what, const char *name)

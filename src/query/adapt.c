@@ -180,6 +180,7 @@ EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
 						 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the entities");
 	MemoryContextSwitchTo(old);
+	SourceCheckEntity(&adapter->source, SPI_tuptable->tupdesc, 2);
 	for (uint64 r = 0; r < SPI_processed; r++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[r];
@@ -282,6 +283,7 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only)
 	MemoryContextSwitchTo(adapter->batch);
 	portal = SPI_cursor_open(NULL, adapter->rows_plan,
 							 KeyArrays(adapter, count, key), NULL, read_only);
+	SourceCheckRow(source, portal->tupDesc, 3);
 	for (;;)
 	{
 		uint64		fetched;

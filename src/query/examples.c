@@ -28,6 +28,7 @@ typedef struct StoredEntity
 
 struct ExampleStore
 {
+	MemoryContext context;		/* in which it was created */
 	int			features;
 	int			meta_features;
 	Size		row_size;
@@ -35,6 +36,7 @@ struct ExampleStore
 	StoredEntity *entities;
 	int			count;
 	int			room;
+	int64		validation_rows;
 
 	char	   *memory;
 	Size		used;
@@ -54,6 +56,7 @@ ExampleStoreCreate(int features, int meta_features)
 {
 	ExampleStore *store = palloc0(sizeof(ExampleStore));
 
+	store->context = CurrentMemoryContext;
 	store->features = features;
 	store->meta_features = meta_features;
 	store->row_size = sizeof(Interaction) + features * sizeof(FeatureCode);
@@ -105,14 +108,18 @@ ExampleStoreEntity(ExampleStore *store, int rows, int training_rows,
 	/* a record is never split: the last in memory may exceed it by itself */
 	if (!store->in_file && store->used >= store->most)
 	{
+		MemoryContext old = MemoryContextSwitchTo(store->context);
+
 		store->file = BufFileCreateTemp(false);
 		store->in_file = true;
+		MemoryContextSwitchTo(old);
 	}
 	entity = &store->entities[store->count++];
 	entity->offset = store->in_file ? -1 - store->file_used :
 		(int64) store->used;
 	entity->rows = rows;
 	entity->training_rows = training_rows;
+	store->validation_rows += rows - training_rows;
 	Append(store, meta, store->meta_features * sizeof(FeatureCode));
 }
 
@@ -128,6 +135,12 @@ int
 ExampleStoreEntities(const ExampleStore *store)
 {
 	return store->count;
+}
+
+int64
+ExampleStoreValidationRows(const ExampleStore *store)
+{
+	return store->validation_rows;
 }
 
 int
@@ -155,7 +168,7 @@ ExampleStoreRead(ExampleStore *store, int e)
 		{
 			if (store->buffer)
 				pfree(store->buffer);
-			store->buffer = palloc_extended(size, MCXT_ALLOC_HUGE);
+			store->buffer = MemoryContextAllocHuge(store->context, size);
 			store->buffer_size = size;
 		}
 		if (BufFileSeek(store->file, 0, -1 - entity->offset, SEEK_SET) != 0)

@@ -51,6 +51,9 @@ extern void ExampleStoreAdd(ExampleStore *store, const Interaction *row,
 
 extern int	ExampleStoreEntities(const ExampleStore *store);
 
+/* Rows of all entities that validate. */
+extern int64 ExampleStoreValidationRows(const ExampleStore *store);
+
 /* The rows of entity e, without reading them. */
 extern int	ExampleStoreRows(const ExampleStore *store, int e);
 extern Examples ExampleStoreRead(ExampleStore *store, int e);

@@ -179,8 +179,8 @@ PrepareLearning(Learner *learner)
 	learner->average = palloc(sizeof(float *) * learner->groups);
 	for (int g = 0; g < learner->groups; g++)
 		learner->average[g] = ZeroNumbers(learner->group[g].n);
-	learner->batches = (learner->rows->entities + options->batch_entities - 1) /
-		options->batch_entities;
+	learner->batches = (ExampleStoreEntities(learner->rows->store) +
+						options->batch_entities - 1) / options->batch_entities;
 
 	batch->tasks = palloc_extended(mul_size(options->batch_entities,
 											sizeof(Task)), MCXT_ALLOC_HUGE);
@@ -609,9 +609,10 @@ Validate(Learner *learner)
 	float	   *embedding = ZeroNumbers(network_embedding_size(shape));
 	float	   *scratch = ZeroNumbers(network_scratch_size(shape));
 
-	if (learner->rows->validation_rows > 0)
+	if (ExampleStoreValidationRows(learner->rows->store) > 0)
 	{
-		Size		size = mul_size(learner->rows->validation_rows, sizeof(Scored));
+		Size		size = mul_size(ExampleStoreValidationRows(learner->rows->store),
+									sizeof(Scored));
 
 		adapted = palloc_extended(size, MCXT_ALLOC_HUGE);
 		prior = palloc_extended(size, MCXT_ALLOC_HUGE);
@@ -794,7 +795,7 @@ Learn(const ModelOptions *options, TrainedNetwork *trained,
 	  TrainingRows *rows, TrainingLog *log)
 {
 	Learner		learner = {.options = options,.trained = trained,.rows = rows};
-	bool		validates = rows->validation_rows > 0;
+	bool		validates = ExampleStoreValidationRows(rows->store) > 0;
 	int			best;
 	int			kept;
 

@@ -22,6 +22,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 /* Entities that a call site remembers; a query over more starts over. */
 #define MOST_ENTITIES 16384
@@ -186,6 +187,10 @@ UseModel(FunctionCallInfo fcinfo, int key_argument)
 		MemoryContextSetParent(found.context, fcinfo->flinfo->fn_mcxt);
 		*use = found;
 		use->binding.key = &use->key;
+		use->embedding_type =
+			GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+							CStringGetDatum("meta_embedding"),
+							ObjectIdGetDatum(get_func_namespace(fcinfo->flinfo->fn_oid)));
 	}
 	return use;
 }
@@ -199,6 +204,14 @@ UseAdapter(ModelUse *use)
 		Adapter    *adapter = palloc0(sizeof(Adapter));
 
 		AdapterInit(adapter, use->model, use->trained);
+		for (int k = 0; k < use->key.count; k++)
+			if (adapter->source.key.columns[k].type != use->key.columns[k].type)
+				ereport(ERROR,
+						(errcode(ERRCODE_DATATYPE_MISMATCH),
+						 errmsg("key column \"%s\" of model \"%s\" is of type %s in the interactions and of type %s in the embeddings",
+								use->key.columns[k].name, use->model->name,
+								format_type_be(adapter->source.key.columns[k].type),
+								format_type_be(use->key.columns[k].type))));
 		use->adapter = adapter;
 		MemoryContextSwitchTo(old);
 	}
@@ -266,7 +279,8 @@ StoredEmbedding(ModelUse *use, Datum *key, float *embedding)
 	const EntityKey *columns = &use->key;
 	int			size = network_embedding_size(&use->trained->shape);
 	Datum		values[INDEX_MAX_KEYS + 1];
-	MetaEmbedding *stored;
+	MetaEmbedding *stored = NULL;
+	Datum		datum;
 	bool		isnull;
 
 	if (use->embedding_plan == NULL)
@@ -305,10 +319,13 @@ StoredEmbedding(ModelUse *use, Datum *key, float *embedding)
 	if (SPI_processed == 0)
 		return false;
 
-	stored = DatumGetMetaEmbeddingP(SPI_getbinval(SPI_tuptable->vals[0],
-												  SPI_tuptable->tupdesc, 1,
-												  &isnull));
-	if (isnull || stored->dims != size ||
+	/* the table is its owner's, who may have made anything of the column */
+	datum = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+						  &isnull);
+	if (!isnull &&
+		SPI_gettypeid(SPI_tuptable->tupdesc, 1) == use->embedding_type)
+		stored = DatumGetMetaEmbeddingP(datum);
+	if (stored == NULL || stored->dims != size ||
 		stored->fingerprint != use->trained->fingerprint)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),

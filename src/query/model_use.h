@@ -41,6 +41,7 @@ typedef struct ModelUse
 	const TrainedNetwork *trained;
 	EntityKey	key;
 	KeyBinding	binding;
+	Oid			embedding_type; /* meta_embedding */
 	Oid			key_argument;	/* type, or InvalidOid without a key */
 
 	/* the snapshot that this was found out under */

@@ -62,8 +62,9 @@ CandidateCountError(const ModelUse *use, int given)
 						 encoder->features[f].name);
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("candidate for model \"%s\" has %d values, not %d",
-					use->model->name, given, encoder->count),
+			 errmsg_plural("candidate for model \"%s\" has %d value, where %d are expected",
+						   "candidate for model \"%s\" has %d values, where %d are expected",
+						   given, use->model->name, given, encoder->count),
 			 errhint("Give a row with these columns, or their values in this order: %s.",
 					 names.data)));
 }

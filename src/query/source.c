@@ -448,6 +448,36 @@ SourceStaleQuery(const Source *source, bool all)
 	return sql.data;
 }
 
+static void
+CheckColumn(const Source *source, TupleDesc desc, int number,
+			const SourceColumn *column)
+{
+	if (number > desc->natts ||
+		TupleDescAttr(desc, number - 1)->atttypid != column->type)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("column \"%s\" that model \"%s\" reads was altered in the meantime",
+						column->name, source->model->name)));
+}
+
+void
+SourceCheckRow(const Source *source, TupleDesc desc, int first)
+{
+	CheckColumn(source, desc, first++, &source->event_time);
+	CheckColumn(source, desc, first++, &source->label);
+	if (source->weight.name)
+		CheckColumn(source, desc, first++, &source->weight);
+	for (int f = 0; f < source->features; f++)
+		CheckColumn(source, desc, first++, &source->feature[f]);
+}
+
+void
+SourceCheckEntity(const Source *source, TupleDesc desc, int first)
+{
+	for (int f = 0; f < source->meta_features; f++)
+		CheckColumn(source, desc, first++, &source->meta_feature[f]);
+}
+
 bool
 SourceSameTime(const Source *source, Datum a, Datum b)
 {

@@ -109,6 +109,16 @@ typedef struct Interaction
 	bool		same_time;		/* as the entity's row before */
 } Interaction;
 
+/*
+ * Errors if the result of a query has other types than the source's columns
+ * had when it was set up: somebody has altered the relation.  Event time,
+ * label, weight and features begin at column `first`.
+ */
+extern void SourceCheckRow(const Source *source, TupleDesc desc, int first);
+
+/* The same for meta features. */
+extern void SourceCheckEntity(const Source *source, TupleDesc desc, int first);
+
 /* Whether two event times are one. */
 extern bool SourceSameTime(const Source *source, Datum a, Datum b);
 

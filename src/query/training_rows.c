@@ -55,6 +55,7 @@ ScanRows(TrainingRows *training, RowCallback callback, void *state)
 	if (plan == NULL)
 		elog(ERROR, "could not prepare the training query");
 	portal = SPI_cursor_open(NULL, plan, NULL, NULL, true);
+	SourceCheckRow(source, portal->tupDesc, 3 + keys);
 	for (;;)
 	{
 		MemoryContext old;
@@ -403,4 +404,11 @@ TrainingRowsRead(TrainingRows *training, const Model *model,
 										 source->meta_features);
 	codes = Max(Max(source->features, source->meta_features), 1);
 	ScanRows(training, StoreRow, palloc(sizeof(FeatureCode) * codes));
+
+	/* a view with a volatile function may return other rows this time */
+	if (ExampleStoreEntities(training->store) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_NO_DATA_FOUND),
+				 errmsg("relation %s had interactions when it was first read, and has none when read again",
+						source->interactions)));
 }

@@ -86,6 +86,13 @@ CollectKeys(Refresh *refresh, MemoryContext context)
 	if (plan == NULL)
 		elog(ERROR, "could not prepare the query for stale entities");
 	portal = SPI_cursor_open(NULL, plan, values, NULL, false);
+	for (int k = 0; k < source->key.count; k++)
+		if (TupleDescAttr(portal->tupDesc, k)->atttypid != source->key.columns[k].type)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("key column \"%s\" of model \"%s\" is of another type in the interactions than in the embeddings",
+							source->key.columns[k].name,
+							refresh->model->name)));
 
 	old = MemoryContextSwitchTo(context);
 	refresh->key_desc = CreateTupleDescCopy(portal->tupDesc);

@@ -289,7 +289,8 @@ main(void)
 {
 	static const char *const name[LAYOUTS] = {"ended by a page",
 	"fenced", "without a byte to spare"};
-	static const ProblemLimits limits = {1, 40, 20, 4};
+	static const ProblemLimits few = {1, 40, 20, 4};
+	static const ProblemLimits many = {1, 20, 200, 4};
 	int			seeds = seed_count(SEEDS);
 	const char *kernels;
 
@@ -308,7 +309,7 @@ main(void)
 				bool		good;
 				int			touched;
 
-				problem_draw(&problem, &limits, seed);
+				problem_draw(&problem, seed % 4 == 0 ? &many : &few, seed);
 				rate = &problem.part[INNER_RATE(&problem.shape)];
 				for (size_t i = 0; i < rate->count; i++)
 					problem.numbers[rate->offset + i] = 0.01;

@@ -100,8 +100,6 @@ test_initialize(void)
 		double		expected = 1 / sqrt(tensor[t].columns);
 		double		size = (double) tensor[t].rows * tensor[t].columns;
 
-		if (t == META_WEIGHT(&shape, 1) || t == GLOBAL_WEIGHT(&shape, 2))
-			expected /= 10;
 		if (t == FACTOR_WEIGHT(&shape))
 			expected = 0.03;
 		if (tensor[t].dimensions == 2)

@@ -312,6 +312,28 @@ test_normal(void)
 		  chi_square(BINS, count, expected));
 }
 
+/* States whose next 64 bits are all 0, or all 1. */
+static void
+test_extreme_bits(void)
+{
+	static const Random zeros = {{0, 1, 2, 0}};
+	static const Random ones = {{0, 1, 2, UINT64_MAX}};
+	Random		random;
+	bool		good;
+
+	random = zeros;
+	good = random_uniform(&random) == 0;
+	random = ones;
+	good &= random_uniform(&random) == 1 - 0x1p-53;
+	random = ones;
+	good &= random_below(&random, 10) == 9;
+	random = zeros;
+	good &= random_normal(&random) == 0;
+	random = ones;
+	good &= isfinite(random_normal(&random));
+	check(good, "the least and the largest bits give numbers in range");
+}
+
 static void
 test_shuffle(void)
 {
@@ -397,6 +419,7 @@ main(void)
 	test_uniform();
 	test_below();
 	test_normal();
+	test_extreme_bits();
 	test_shuffle();
 	test_no_global_state();
 	return check_end();
