@@ -181,6 +181,16 @@ support_loss(const Network *network, const Rows *rows, real scale,
 	return scale * loss;
 }
 
+/* A saturated activation would hide what is not finite from the loss. */
+static bool
+all_finite(int n, const real *numbers)
+{
+	for (int i = 0; i < n; i++)
+		if (!isfinite(numbers[i]))
+			return false;
+	return true;
+}
+
 int
 inner_loop_run(const Network *network, const real *x, const Rows *rows,
 			   bool last_loss, InnerLoop *loop)
@@ -223,6 +233,8 @@ inner_loop_run(const Network *network, const real *x, const Rows *rows,
 		GlobalPass *pass = &loop->global[k < loop->steps ? k : 0];
 
 		meta_forward(network, loop, k);
+		if (k > 0 && !all_finite(network_embedding_size(shape), meta->h[L]))
+			return k;
 		if (k == loop->steps && !last_loss)
 			break;
 

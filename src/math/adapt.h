@@ -55,8 +55,9 @@ extern void inner_loop_take(InnerLoop *loop, const NetworkShape *shape, int n,
 /*
  * Runs the loop from x (dx numbers).  loss[0 ... K - 1] are filled in, loss[K]
  * too where last_loss asks for that one more pass.  Returns 0, or the step
- * after which the loop had diverged: a loss that is not finite, or a hundred
- * times the larger of what it was and what knowing nothing costs.
+ * after which the loop had diverged: an embedding or a loss that is not finite,
+ * or a loss a hundred times the larger of what it was and what knowing nothing
+ * costs.
  */
 extern int	inner_loop_run(const Network *network, const real *x,
 						   const Rows *rows, bool last_loss, InnerLoop *loop);

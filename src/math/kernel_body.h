@@ -204,7 +204,8 @@ tanh_of(vector x)
 				scale,
 				t;
 
-	y = 2 * where(y < splat(TANH_LIMIT), y, splat(TANH_LIMIT));
+	/* comparisons are such that NaN stays NaN */
+	y = 2 * where(y > splat(TANH_LIMIT), splat(TANH_LIMIT), y);
 
 	/* adding the magic number leaves the nearest integer in the low bits */
 	shifted = y * (real) M_LOG2E + magic;
@@ -249,7 +250,7 @@ value_of(const Activation activation, vector u)
 		case ACTIVATION_TANH:
 			return tanh_of(u);
 		case ACTIVATION_RELU:
-			return where(u > splat(0), u, splat(0));
+			return where(u <= splat(0), splat(0), u);
 		case ACTIVATION_GELU:
 			break;
 	}
