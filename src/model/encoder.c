@@ -181,21 +181,23 @@ FeatureKindOf(const char *column, Oid type, const char *suffix)
 		case TIMEOID:
 		case TIMETZOID:
 		case INTERVALOID:
-			hint = "Use a number made of it in a view, for example extract(epoch FROM %s) or extract(hour FROM %s).";
+			hint = "Use a number made of it in a view, for example extract(epoch FROM %s).";
 			break;
 		case JSONOID:
 		case JSONBOID:
 			hint = "Use a field of it in a view, for example %s ->> 'color'.";
 			break;
 		default:
-			hint = "Use a number or a text made of it in a view, or write \"%s:category\" to tell its values apart.";
+			hint = CategoryReaderInit(&reader, false, type) ?
+				"Use a number made of %s in a view, or add \":category\" to tell its values apart." :
+				"Use a number or a text made of %s in a view.";
 			break;
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_DATATYPE_MISMATCH),
 			 errmsg("column \"%s\" of type %s cannot be a feature",
 					column, format_type_be(type)),
-			 errhint(hint, column, column)));
+			 errhint(hint, quote_identifier(column))));
 	return FEATURE_NUMERIC;		/* keep compiler quiet */
 }
 

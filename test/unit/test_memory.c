@@ -290,7 +290,7 @@ main(void)
 	static const char *const name[LAYOUTS] = {"ended by a page",
 	"fenced", "without a byte to spare"};
 	static const ProblemLimits few = {1, 40, 20, 4};
-	static const ProblemLimits many = {1, 20, 200, 4};
+	static const ProblemLimits many = {1, 20, 400, 1};
 	int			seeds = seed_count(SEEDS);
 	const char *kernels;
 
