@@ -9,6 +9,9 @@
 /* A support loss this many times what it was is no descent. */
 #define DIVERGENCE 100
 
+/* Weights under this add nothing, and soon are denormal and slow. */
+#define SMALLEST_WEIGHT ((real) 1e-18)
+
 static size_t
 meta_pass_size(const NetworkShape *shape)
 {
@@ -305,5 +308,7 @@ recency_weights(int n, real recency, const bool *same_time, real *weight)
 		if (i < n - 1 && !(same_time && same_time[i + 1]))
 			newer = n - 1 - i;
 		weight[i] *= REAL(exp) (-newer / recency);
+		if (weight[i] < SMALLEST_WEIGHT)
+			weight[i] = 0;
 	}
 }

@@ -54,7 +54,8 @@ extern void inner_loop_take(InnerLoop *loop, const NetworkShape *shape, int n,
 
 /*
  * Runs the loop from x (dx numbers).  loss[0 ... K - 1] are filled in, loss[K]
- * too where last_loss asks for that one more pass.  Returns 0, or the step
+ * too where last_loss asks for that one more pass, which a loop taken with
+ * `keep` has no room for.  Returns 0, or the step
  * after which the loop had diverged: an embedding or a loss that is not finite,
  * or a loss a hundred times the larger of what it was and what knowing nothing
  * costs.

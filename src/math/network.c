@@ -10,9 +10,6 @@
 /* Scale of the factor map's first weights; larger ones cost accuracy. */
 #define FACTOR_SCALE 0.03
 
-/* The last layer of each block begins near zero: the first scores are flat. */
-#define LAST_LAYER_SCALE 1.0
-
 /* Slopes under this are denormal after a few products more. */
 #define SMALLEST_SLOPE ((real) 1e-18)
 
@@ -100,10 +97,6 @@ network_initialize(const NetworkShape *shape, real inner_rate,
 			memset(numbers, 0, n * sizeof(real));
 		else if (t == FACTOR_WEIGHT(shape))
 			draw(random, FACTOR_SCALE, n, numbers);
-		else if (t == META_WEIGHT(shape, shape->meta_layers - 1) ||
-				 t == GLOBAL_WEIGHT(shape, shape->global_layers - 1))
-			draw(random, LAST_LAYER_SCALE / sqrt(tensors[t].columns), n,
-				 numbers);
 		else
 			draw(random, 1 / sqrt(tensors[t].columns), n, numbers);
 	}

@@ -125,9 +125,8 @@ extern int	network_tensors(const NetworkShape *shape, NetworkTensor *tensors);
 extern size_t network_parameter_count(const NetworkShape *shape);
 
 /*
- * Draws the parameters: weights N(0, 1 / fan in), the two blocks' last layers
- * at a tenth of that scale, P from N(0, .03^2), biases 0, inner rates as
- * given.
+ * Draws the parameters: weights N(0, 1 / fan in), P from N(0, .03^2), biases 0,
+ * inner rates as given.
  */
 extern void network_initialize(const NetworkShape *shape, real inner_rate,
 							   Random *random, real *parameters);

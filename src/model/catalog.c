@@ -474,6 +474,14 @@ CatalogInsertEpoch(const Model *model, int version, const EpochRecord *record)
 				 &parameters, SPI_OK_INSERT);
 }
 
+Oid
+MetaEmbeddingType(Oid function)
+{
+	return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+						   CStringGetDatum("meta_embedding"),
+						   ObjectIdGetDatum(get_func_namespace(function)));
+}
+
 char *
 ModelRelationName(const Model *model, Oid relation, const char *role)
 {

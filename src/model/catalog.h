@@ -136,6 +136,9 @@ typedef struct RightsScope
 extern void EnterOwner(RightsScope *scope, const Model *model);
 extern void LeaveRights(RightsScope *scope);
 
+/* The type meta_embedding of the extension that a C function belongs to. */
+extern Oid	MetaEmbeddingType(Oid function);
+
 /* The qualified, quoted name of a relation of the model; role says which. */
 extern char *ModelRelationName(const Model *model, Oid relation,
 							   const char *role);

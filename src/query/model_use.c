@@ -22,7 +22,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 /* Entities that a call site remembers; a query over more starts over. */
 #define MOST_ENTITIES 16384
@@ -187,10 +186,7 @@ UseModel(FunctionCallInfo fcinfo, int key_argument)
 		MemoryContextSetParent(found.context, fcinfo->flinfo->fn_mcxt);
 		*use = found;
 		use->binding.key = &use->key;
-		use->embedding_type =
-			GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
-							CStringGetDatum("meta_embedding"),
-							ObjectIdGetDatum(get_func_namespace(fcinfo->flinfo->fn_oid)));
+		use->embedding_type = MetaEmbeddingType(fcinfo->flinfo->fn_oid);
 	}
 	return use;
 }

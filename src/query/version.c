@@ -179,6 +179,11 @@ limaml_import(PG_FUNCTION_ARGS)
 	get_atttypetypmodcoll(model->embeddings,
 						  get_attnum(model->embeddings, "embedding"),
 						  &type, &width, &collation);
+	if (type != MetaEmbeddingType(fcinfo->flinfo->fn_oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"embedding\" of the embeddings table of model \"%s\" is of type %s",
+						model->name, format_type_be(type))));
 	if (network_embedding_size(&trained->shape) != width)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),

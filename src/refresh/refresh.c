@@ -24,6 +24,7 @@
 #include "model/network_cache.h"
 #include "query/adapt.h"
 #include "storage/lock.h"
+#include "tcop/pquery.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -69,6 +70,28 @@ RefreshLock(LOCKTAG *tag, const Model *model)
 						 (uint32) model->id, REFRESH_LOCK_KIND);
 }
 
+/*
+ * Writes down a key, whole: a TOAST pointer might lead nowhere after a commit.
+ * Returns false where it is none, as the embeddings table might hold.
+ */
+static bool
+PutKey(Refresh *refresh, const Source *source, HeapTuple tuple)
+{
+	Datum		values[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS];
+
+	for (int k = 0; k < source->key.count; k++)
+	{
+		values[k] = SPI_getbinval(tuple, refresh->key_desc, k + 1, &nulls[k]);
+		if (nulls[k])
+			return false;
+		if (source->key.columns[k].typlen == -1)
+			values[k] = PointerGetDatum(PG_DETOAST_DATUM(values[k]));
+	}
+	tuplestore_putvalues(refresh->keys, refresh->key_desc, values, nulls);
+	return true;
+}
+
 /* Writes down the keys of the entities to adapt. */
 static void
 CollectKeys(Refresh *refresh, MemoryContext context)
@@ -104,8 +127,8 @@ CollectKeys(Refresh *refresh, MemoryContext context)
 		if (SPI_processed == 0)
 			break;
 		for (uint64 i = 0; i < SPI_processed; i++)
-			tuplestore_puttuple(refresh->keys, SPI_tuptable->vals[i]);
-		refresh->total += SPI_processed;
+			refresh->total += PutKey(refresh, source,
+									 SPI_tuptable->vals[i]);
 		SPI_freetuptable(SPI_tuptable);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -243,6 +266,9 @@ EndBatch(Refresh *refresh, RightsScope *scope)
 		return;
 	LeaveRights(scope);
 	SPI_commit();
+
+	/* what is read may be toasted, and detoasting takes a snapshot */
+	EnsurePortalSnapshotExists();
 	EnterOwner(scope, refresh->model);
 }
 
@@ -280,9 +306,6 @@ RunRefresh(Refresh *refresh)
 	AdapterInit(&refresh->adapter, refresh->model, trained);
 	MemoryContextSwitchTo(context);
 	refresh->insert = InsertStatement(refresh);
-	refresh->embedding_type =
-		get_atttype(refresh->model->embeddings,
-					get_attnum(refresh->model->embeddings, "embedding"));
 	CollectKeys(refresh, context);
 	EndBatch(refresh, &scope);
 
@@ -343,6 +366,7 @@ limaml_refresh(PG_FUNCTION_ARGS)
 				 errmsg("model must not be null")));
 	PreventCommandIfReadOnly("limaml_refresh()");
 	refresh.atomic = call == NULL || call->atomic;
+	refresh.embedding_type = MetaEmbeddingType(fcinfo->flinfo->fn_oid);
 	refresh.only_stale = PG_ARGISNULL(2) || PG_GETARG_BOOL(2);
 	SPI_connect_ext(refresh.atomic ? 0 : SPI_OPT_NONATOMIC);
 	refresh.model = CatalogModel(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
