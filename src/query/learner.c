@@ -28,6 +28,9 @@
 #define VECTOR_SCALE 0.2
 #define META_VECTOR_SCALE 1.0
 
+/* Epochs whose AUC or loss differ by a smaller share than this are alike. */
+#define NOISE 0.002
+
 /* Streams of random numbers that are no entity's. */
 #define STREAM_PARAMETERS UINT64_C(0xffffffff00000000)
 #define STREAM_ORDER UINT64_C(0xfffffffe00000000)
@@ -713,9 +716,9 @@ Gain(const Learner *learner, const Validation *validation)
 /*
  * A run of at most so many epochs, its learning rate falling as if it went on
  * to the last that the options allow.  With `validate` it stops after
- * `patience` epochs that were no gain.  Returns the number of epochs that is
- * best: the best one's where patience ran out; and otherwise all of them,
- * since what is lost after the best is then less than what falling rates gain.
+ * `patience` epochs that were no gain.  Returns the number of the epoch to
+ * keep: the last one that is no worse than the best, noise aside.  Later
+ * epochs have learned at lower rates.
  */
 static int
 RunEpochs(Learner *learner, int epochs, bool validate, TrainingLog *log)
@@ -727,6 +730,7 @@ RunEpochs(Learner *learner, int epochs, bool validate, TrainingLog *log)
 	TimestampTz start = GetCurrentTimestamp();
 	double		best_gain = 0;
 	int			best = 0;
+	int			kept = 0;
 
 	BeginRun(learner);
 	for (int e = 0; e < entities; e++)
@@ -775,11 +779,16 @@ RunEpochs(Learner *learner, int epochs, bool validate, TrainingLog *log)
 						SecondsSince(start) / epoch * (epochs - epoch))));
 		pfree(text.data);
 
+		/* without validation rows the last epoch is the one to keep */
 		gain = Gain(learner, &validation);
 		if (best == 0 || isnan(gain) || gain > best_gain)
 		{
 			best = epoch;
 			best_gain = gain;
+		}
+		if (isnan(gain) || gain >= best_gain - NOISE * fabs(best_gain))
+		{
+			kept = epoch;
 			log->best = log->count - 1;
 		}
 		if (epoch - best >= options->patience)
@@ -787,7 +796,7 @@ RunEpochs(Learner *learner, int epochs, bool validate, TrainingLog *log)
 	}
 	SwapAverage(learner);
 	pfree(order);
-	return log->records[log->count - 1].epoch < epochs ? best : epochs;
+	return kept;
 }
 
 void
