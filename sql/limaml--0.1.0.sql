@@ -293,7 +293,7 @@ CREATE SEQUENCE limaml.stored_model_id;
 CREATE TABLE limaml.stored_model (
 	id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('limaml.stored_model_id'),
 	model text NOT NULL UNIQUE,
-	owner regrole NOT NULL,
+	owner name NOT NULL,
 	interactions regclass NOT NULL,
 	entity_key text[] NOT NULL,
 	label text NOT NULL,
@@ -353,12 +353,23 @@ SELECT pg_catalog.pg_extension_config_dump('limaml.stored_model', '');
 SELECT pg_catalog.pg_extension_config_dump('limaml.stored_version', '');
 SELECT pg_catalog.pg_extension_config_dump('limaml.stored_training_log', '');
 
+/*
+ * A model belongs to whom its embeddings table belongs to.  The name of who
+ * created it only serves where that table has been dropped: a restore may be
+ * into a cluster that does not know the role.
+ */
 CREATE VIEW limaml.model WITH (security_barrier) AS
-	SELECT m.id, m.model, m.owner, m.interactions, m.entity_key, m.label,
+	SELECT m.id, m.model, o.owner, m.interactions, m.entity_key, m.label,
 		m.event_time, m.features, m.entities, m.meta_features, m.embeddings,
 		m.options, m.deployed, m.created_at
 	FROM limaml.stored_model AS m
-	WHERE pg_catalog.pg_has_role(m.owner, 'USAGE')
+		LEFT JOIN pg_catalog.pg_class AS c
+			ON c.oid OPERATOR(pg_catalog.=) m.embeddings
+		CROSS JOIN LATERAL (
+			SELECT COALESCE(c.relowner::pg_catalog.regrole,
+				pg_catalog.to_regrole(pg_catalog.quote_ident(m.owner))) AS owner
+		) AS o
+	WHERE pg_catalog.pg_has_role(o.owner, 'USAGE')
 		OR pg_catalog.has_table_privilege(m.embeddings, 'SELECT');
 
 CREATE VIEW limaml.version WITH (security_barrier) AS

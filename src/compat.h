@@ -45,6 +45,15 @@
 	} while (0)
 #endif
 
+/* 16 checks the rights on all kinds of objects by one function */
+#if PG_VERSION_NUM >= 160000
+#define NamespaceIsUsable(schema, role) \
+	(object_aclcheck(NamespaceRelationId, (schema), (role), ACL_USAGE) == ACLCHECK_OK)
+#else
+#define NamespaceIsUsable(schema, role) \
+	(pg_namespace_aclcheck((schema), (role), ACL_USAGE) == ACLCHECK_OK)
+#endif
+
 /* 18 puts the mark of a function that does not return before it */
 #if PG_VERSION_NUM < 180000
 #define pg_noreturn pg_attribute_noreturn()

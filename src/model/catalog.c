@@ -129,9 +129,11 @@ LeaveRights(RightsScope *scope)
 void
 EnterOwner(RightsScope *scope, const Model *model)
 {
-	bool		other = model->owner != GetUserId();
+	/* without an owner it is a superuser who puts things in order */
+	Oid			owner = OidIsValid(model->owner) ? model->owner : GetUserId();
+	bool		other = owner != GetUserId();
 
-	EnterRights(scope, model->owner,
+	EnterRights(scope, owner,
 				other ? SECURITY_RESTRICTED_OPERATION : 0);
 }
 
@@ -235,6 +237,8 @@ CatalogModel(const char *name, bool read_only)
 	model->id = DatumGetInt64(ResultColumn(1, &isnull));
 	model->name = pstrdup(name);
 	model->owner = DatumGetObjectId(ResultColumn(2, &isnull));
+	if (isnull)
+		model->owner = InvalidOid;
 	model->interactions = DatumGetObjectId(ResultColumn(3, &isnull));
 	model->key = TextArray(ResultColumn(4, &isnull), &model->keys);
 	model->label = TextDatumGetCString(ResultColumn(5, &isnull));
@@ -332,7 +336,13 @@ CatalogNetwork(const Model *model, int version, bool read_only)
 void
 CatalogCheckOwner(const Model *model, const char *verb)
 {
-	if (!has_privs_of_role(GetUserId(), model->owner))
+	if (!OidIsValid(model->owner) && !superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the owner of model \"%s\" no longer exists",
+						model->name)));
+	if (OidIsValid(model->owner) &&
+		!has_privs_of_role(GetUserId(), model->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of model \"%s\" to %s it", model->name,
@@ -355,7 +365,7 @@ CatalogInsertModel(const Model *model)
 	Parameters	parameters = {0};
 
 	AddText(&parameters, model->name);
-	AddParameter(&parameters, OIDOID, ObjectIdGetDatum(model->owner), false);
+	AddText(&parameters, GetUserNameFromId(model->owner, false));
 	AddParameter(&parameters, OIDOID, ObjectIdGetDatum(model->interactions),
 				 false);
 	AddTexts(&parameters, model->keys, model->key);

@@ -9,7 +9,7 @@
 
 #include <math.h>
 
-#include "catalog/pg_type.h"
+#include "common/shortest_dec.h"
 #include "model/embedding.h"
 #include "model/options.h"
 #include "utils/builtins.h"
@@ -347,7 +347,13 @@ OptionsToJson(const ModelOptions *options, StringInfo json)
 				if (spec->nullable && *(const double *) field == 0)
 					appendStringInfoString(json, "null");
 				else
-					appendStringInfo(json, "%.17g", *(const double *) field);
+				{
+					char		digits[DOUBLE_SHORTEST_DECIMAL_LEN];
+
+					double_to_shortest_decimal_buf(*(const double *) field,
+												   digits);
+					appendStringInfoString(json, digits);
+				}
 				break;
 			case OPTION_ENUM:
 				escape_json(json, spec->labels[*(const int *) field]);

@@ -29,10 +29,11 @@ FreePlan(void *plan)
 	SPI_freeplan(plan);
 }
 
-/* A plan over arrays of keys, which goes when the memory context does. */
+/* A plan over arrays of keys, which goes when the adapter does. */
 static SPIPlanPtr
-PreparePlan(const Source *source, const char *sql, MemoryContext context)
+PreparePlan(const Adapter *adapter, const char *sql)
 {
+	const Source *source = &adapter->source;
 	Oid			types[INDEX_MAX_KEYS];
 	MemoryContextCallback *callback;
 	SPIPlanPtr	plan;
@@ -49,11 +50,11 @@ PreparePlan(const Source *source, const char *sql, MemoryContext context)
 	plan = SPI_prepare(sql, source->key.count, types);
 	if (plan == NULL || SPI_keepplan(plan) != 0)
 		elog(ERROR, "could not prepare: %s", sql);
-	callback = MemoryContextAlloc(context, sizeof(MemoryContextCallback));
+	callback = MemoryContextAlloc(adapter->context,
+								  sizeof(MemoryContextCallback));
 	callback->func = FreePlan;
 	callback->arg = plan;
-	MemoryContextRegisterResetCallback(context, callback);
-	MemoryContextSwitchTo(context);
+	MemoryContextRegisterResetCallback(adapter->context, callback);
 	return plan;
 }
 
@@ -113,15 +114,8 @@ AdapterInit(Adapter *adapter, const Model *model,
 										   adapter->source.meta_feature);
 	adapter->batch = AllocSetContextCreate(context, "limaml batch",
 										   ALLOCSET_DEFAULT_SIZES);
-	adapter->rows_plan = PreparePlan(&adapter->source,
-									 SourceBatchQuery(&adapter->source,
-													  trained->support_rows),
-									 context);
+	adapter->rows_plan = NULL;
 	adapter->entities_plan = NULL;
-	if (trained->entity.count > 0)
-		adapter->entities_plan = PreparePlan(&adapter->source,
-											 SourceEntitiesQuery(&adapter->source),
-											 context);
 	adapter->x = Numbers(1, trained->entity.width);
 	adapter->z = Numbers(rows, trained->interaction.width);
 	adapter->half = Numbers(rows, network_half_size(shape));
@@ -153,6 +147,18 @@ KeyArrays(const Adapter *adapter, int count, Datum **key)
 }
 
 void
+UnknownEntityCodes(const Encoder *encoder, FeatureCode *codes)
+{
+	for (int f = 0; f < encoder->count; f++)
+	{
+		if (encoder->features[f].kind == FEATURE_NUMERIC)
+			codes[f].number = get_float4_nan();
+		else
+			codes[f].row = VOCABULARY_NULL_ROW;
+	}
+}
+
+void
 EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
 			 FeatureCode *codes)
 {
@@ -162,18 +168,14 @@ EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
 
 	/* until it is met, an entity is one about which nothing is known */
 	for (int i = 0; i < count; i++)
-		for (int f = 0; f < encoder->count; f++)
-		{
-			FeatureCode *code = &codes[i * encoder->count + f];
-
-			if (encoder->features[f].kind == FEATURE_NUMERIC)
-				code->number = get_float4_nan();
-			else
-				code->row = VOCABULARY_NULL_ROW;
-		}
-	if (encoder->count == 0 || key == NULL)
+		UnknownEntityCodes(encoder, codes + i * encoder->count);
+	if (encoder->count == 0)
 		return;
 
+	if (adapter->entities_plan == NULL)
+		adapter->entities_plan = PreparePlan(adapter,
+											 SourceEntitiesQuery(&adapter->source));
+	MemoryContextSwitchTo(old);
 	met = palloc0(sizeof(bool) * count);
 	if (SPI_execute_plan(adapter->entities_plan,
 						 KeyArrays(adapter, count, key), NULL, read_only,
@@ -280,6 +282,10 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only)
 										ALLOCSET_DEFAULT_SIZES);
 	EntityCodes(adapter, count, key, read_only, meta_codes);
 
+	if (adapter->rows_plan == NULL)
+		adapter->rows_plan = PreparePlan(adapter,
+										 SourceBatchQuery(source,
+														  trained->support_rows));
 	MemoryContextSwitchTo(adapter->batch);
 	portal = SPI_cursor_open(NULL, adapter->rows_plan,
 							 KeyArrays(adapter, count, key), NULL, read_only);

@@ -21,8 +21,8 @@ typedef struct Adapter
 {
 	const TrainedNetwork *trained;
 	Source		source;
-	SPIPlanPtr	rows_plan;
-	SPIPlanPtr	entities_plan;	/* NULL without meta features */
+	SPIPlanPtr	rows_plan;		/* once it is needed, and so the other: to */
+	SPIPlanPtr	entities_plan;	/* prepare one takes rights on its relation */
 	ColumnReader *readers;
 	ColumnReader *meta_readers;
 	MemoryContext context;		/* holds all of it */
@@ -61,6 +61,9 @@ extern void AdapterInit(Adapter *adapter, const Model *model,
  */
 extern AdaptedEntity *AdaptEntities(Adapter *adapter, int count, Datum **key,
 									bool read_only);
+
+/* Codes of an entity about which nothing is known. */
+extern void UnknownEntityCodes(const Encoder *encoder, FeatureCode *codes);
 
 /*
  * Codes of the entities' meta features, one entity's after the other's; those

@@ -199,6 +199,7 @@ limaml_create_model(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("%s must not be null", arguments[a])));
 
+	PreventCommandIfReadOnly("limaml_create_model()");
 	SPI_connect();
 	model.name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	model.owner = GetUserId();
@@ -250,14 +251,21 @@ limaml_drop_model(PG_FUNCTION_ARGS)
 {
 	Model	   *model;
 	RightsScope scope;
+	AttrNumber	number;
 
+	PreventCommandIfReadOnly("limaml_drop_model()");
 	SPI_connect();
 	model = CatalogModel(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	CatalogCheckOwner(model, "drop");
 	EnterOwner(&scope, model);
 
-	/* the table is the user's, who may have dropped it already */
-	if (get_rel_name(model->embeddings))
+	/*
+	 * The table is the user's, who may have dropped it already; what bears its
+	 * OID after a dump and restore could be any other.
+	 */
+	number = get_attnum(model->embeddings, "embedding");
+	if (number > 0 && get_atttype(model->embeddings, number) ==
+		MetaEmbeddingType(fcinfo->flinfo->fn_oid))
 	{
 		char	   *sql = psprintf("DROP TABLE %s",
 								   ModelRelationName(model, model->embeddings,

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
@@ -22,6 +23,8 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+
+#include "compat.h"
 
 /* Entities that a call site remembers; a query over more starts over. */
 #define MOST_ENTITIES 16384
@@ -103,6 +106,7 @@ IsCurrent(const ModelUse *use, const text *name, Oid key_type)
 	uint64		completed;
 
 	if (use->context == NULL || use->key_argument != key_type ||
+		use->user != GetUserId() ||
 		VARSIZE_ANY_EXHDR(use->name) != VARSIZE_ANY_EXHDR(name) ||
 		memcmp(VARDATA_ANY(use->name), VARDATA_ANY(name),
 			   VARSIZE_ANY_EXHDR(name)) != 0)
@@ -119,6 +123,7 @@ FindOut(ModelUse *use, const text *name, Oid key_type)
 	MemoryContextSwitchTo(use->context);
 	use->name = (text *) PG_DETOAST_DATUM_COPY(PointerGetDatum(name));
 	use->key_argument = key_type;
+	use->user = GetUserId();
 	SnapshotKey(&use->xmin, &use->xmax, &use->curcid, &use->completed);
 	use->model = CatalogModel(text_to_cstring(name), true);
 	MemoryContextSwitchTo(use->context);
@@ -335,15 +340,20 @@ StoredEmbedding(ModelUse *use, Datum *key, float *embedding)
 	return true;
 }
 
-/* Whether the caller may read what is known about entities. */
+/*
+ * Whether the caller may read what is known about entities.  Reading is the
+ * caller's own, but SELECT on the embeddings is enough to score: who may not
+ * see the entities scores new ones as unknown.
+ */
 static bool
 MayReadEntities(const ModelUse *use)
 {
 	Oid			relation = use->model->entities;
 	const Encoder *encoder = &use->trained->entity;
 
-	if (encoder->count == 0 ||
-		pg_class_aclcheck(relation, GetUserId(), ACL_SELECT) == ACLCHECK_OK)
+	if (!NamespaceIsUsable(get_rel_namespace(relation), GetUserId()))
+		return false;
+	if (pg_class_aclcheck(relation, GetUserId(), ACL_SELECT) == ACLCHECK_OK)
 		return true;
 	for (int f = 0; f < encoder->count + use->key.count; f++)
 	{
@@ -357,30 +367,33 @@ MayReadEntities(const ModelUse *use)
 	return true;
 }
 
-/* The prior: the meta block's output for what is known, without any step. */
+/*
+ * The prior: the meta block's output for what is known, without any step.
+ * key is NULL for an entity that has none.
+ */
 static void
 PriorEmbedding(ModelUse *use, Datum *key, float *embedding)
 {
 	const TrainedNetwork *trained = use->trained;
-	Adapter    *adapter = UseAdapter(use);
+	const NetworkShape *shape = &trained->shape;
 	FeatureCode *codes = palloc(sizeof(FeatureCode) *
 								Max(trained->entity.count, 1));
-	Datum	   *columns[INDEX_MAX_KEYS];
+	float	   *x = palloc(sizeof(float) * Max(trained->entity.width, 1));
 	Rows		none = {0};
-	bool		known = key && MayReadEntities(use);
 
-	if (known)
+	if (key && trained->entity.count > 0 && MayReadEntities(use))
+	{
+		Datum	   *columns[INDEX_MAX_KEYS];
+
 		for (int k = 0; k < use->key.count; k++)
 			columns[k] = &key[k];
-
-	/*
-	 * Reading is the caller's own, and SELECT on the embeddings is enough to
-	 * score: who may not see the entities scores new ones as unknown.
-	 */
-	EntityCodes(adapter, 1, known ? columns : NULL, true, codes);
-	Encode(&trained->entity, codes, adapter->x);
-	none.half = adapter->half;
-	adapt(&trained->network, adapter->x, &none, adapter->memory, embedding);
+		EntityCodes(UseAdapter(use), 1, columns, true, codes);
+	}
+	else
+		UnknownEntityCodes(&trained->entity, codes);
+	Encode(&trained->entity, codes, x);
+	adapt(&trained->network, x, &none,
+		  palloc(sizeof(float) * adapt_size(shape, 0)), embedding);
 }
 
 /* Finds out an entity's vector; key is NULL for one that has none. */

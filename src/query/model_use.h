@@ -4,7 +4,7 @@
  *	  A model as one call site of one query uses it: everything that is found
  *	  out once instead of once per row.
  *
- * A use is valid for one model name, one type of key and one snapshot.  A
+ * A use is valid for one model name, type of key, user and snapshot.  A
  * query has one snapshot, so it has one version from its first row to its
  * last; an expression that outlives a query (PL/pgSQL keeps some) finds out
  * anew.
@@ -44,7 +44,8 @@ typedef struct ModelUse
 	Oid			embedding_type; /* meta_embedding */
 	Oid			key_argument;	/* type, or InvalidOid without a key */
 
-	/* the snapshot that this was found out under */
+	/* who found this out, and the snapshot that it was found out under */
+	Oid			user;
 	TransactionId xmin;
 	TransactionId xmax;
 	CommandId	curcid;

@@ -168,6 +168,7 @@ CollectStatistics(TrainingRows *training, const ScannedRow *row, void *state)
 					  row->features_at + interaction->count);
 	}
 	training->training_rows++;
+	training->weight += row->interaction.weight;
 	if (row->interaction.label > 0.5f)
 		training->positives++;
 	AddStatistics(interaction, training->readers, statistics->features, row,
@@ -314,6 +315,11 @@ CheckRows(const TrainingRows *training)
 				 errmsg("relation %s has no interactions to train on",
 						source->interactions),
 				 errdetail("An interaction has a key, a label and an event time.")));
+	if (training->weight == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("weight \"%s\" is 0 in all " INT64_FORMAT " training rows",
+						source->weight.name, training->training_rows)));
 	if (training->options->loss == LOSS_BINARY &&
 		(training->positives == 0 ||
 		 training->positives == training->training_rows))

@@ -39,6 +39,7 @@ typedef struct TrainingRows
 	int64		training_rows;
 	int64		validation_rows;
 	int64		positives;		/* training rows labelled over 0.5 */
+	double		weight;			/* of training rows */
 
 	ColumnReader *readers;		/* features */
 	ColumnReader *meta_readers;

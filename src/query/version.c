@@ -70,6 +70,7 @@ limaml_deploy(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("model must not be null")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	PreventCommandIfReadOnly("limaml_deploy()");
 	SPI_connect();
 	model = CatalogModel(name, false);
 	CatalogCheckOwner(model, "deploy");
@@ -166,6 +167,7 @@ limaml_import(PG_FUNCTION_ARGS)
 	int32		width;
 	int			version;
 
+	PreventCommandIfReadOnly("limaml_import()");
 	SPI_connect();
 	model = CatalogModel(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	CatalogCheckOwner(model, "import a network into");

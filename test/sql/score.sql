@@ -90,12 +90,11 @@ SELECT limaml_score('taste', 1, s) FROM (SELECT item_id, "year" AS "Year", kind 
 SELECT limaml_score('taste', 1, 'seven', 0, 'k1');
 SELECT limaml_score('taste', 1, 7, 'zero', 'k1');
 SELECT limaml_score('taste', 1, '7'::text, 0, 'k1');
-SELECT limaml_score('taste', 1, 7.0, 0, 'k1');
+SELECT limaml_score('taste', 1, 7.0, 0, 'k1') = score AS whole FROM scores WHERE item_id = 7;
 SELECT limaml_score('taste', 1, 7, '0'::text, 'k1');
 SELECT limaml_score('taste', 1, 7, now(), 'k1');
 SELECT limaml_score('taste', 1, 7, 0, 1);
 SELECT limaml_score('taste', 1, 7, 0, ARRAY['k1']);
-SELECT limaml_score('taste', 1, 7, 0, '{}'::jsonb) BETWEEN 0 AND 1 AS scored;
 SELECT limaml_score('taste', 1, s) FROM (SELECT item_id::text, year, kind FROM item) s LIMIT 1;
 SELECT limaml_score('taste', 1, ROW(ROW(7, 0, 'k1')));
 
@@ -140,7 +139,6 @@ SELECT bool_and(limaml_score_embedding('taste', embedding::text::meta_embedding,
 -- Embeddings of no network, of another width, of another network
 
 SELECT limaml_score_embedding('taste', '[1,2,3]', 7, 0, 'k1');
-SELECT limaml_score_embedding('taste', '[1,2,3,4,5,6,7,8]', 7, 0, 'k1');
 SELECT limaml_score_embedding('taste', '[1,2,3]@1a2b3c4d', 7, 0, 'k1');
 SELECT limaml_score_embedding('taste', limaml_embedding('numbers', 1), 7, 0, 'k1');
 SELECT limaml_score_embedding('nobody', '[1]', 7);
@@ -297,7 +295,7 @@ SELECT limaml_embedding('a,b', ROW(1));
 SELECT limaml_embedding('a,b', ROW(1, 'c1', 2));
 SELECT limaml_embedding('a,b', ROW(now(), 'c1'));
 SELECT limaml_embedding('a,b', ROW('x', 'c1'));
-SELECT limaml_embedding('a,b', NULL) IS NULL AS nothing;
+SELECT limaml_embedding('a,b', NULL) IS NULL AS nothing, limaml_score('a,b', NULL, 1) = limaml_score('a,b', ROW(99, 'no'), 1) AS unknown;
 SELECT limaml_embedding('a,b', '(1,c1)');
 SELECT limaml_embedding('t', 1) IS NOT NULL AS a_number_as_text;
 
