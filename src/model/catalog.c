@@ -492,6 +492,26 @@ MetaEmbeddingType(Oid function)
 						   ObjectIdGetDatum(get_func_namespace(function)));
 }
 
+int
+CatalogCheckEmbeddings(const Model *model, Oid embedding_type)
+{
+	AttrNumber	number;
+	Oid			type;
+	Oid			collation;
+	int32		width;
+
+	ModelRelationName(model, model->embeddings, "embeddings");
+	number = get_attnum(model->embeddings, "embedding");
+	if (number <= 0 || get_atttype(model->embeddings, number) != embedding_type)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("embeddings table \"%s\" of model \"%s\" has no column \"embedding\" of type meta_embedding",
+						get_rel_name(model->embeddings), model->name)));
+	get_atttypetypmodcoll(model->embeddings, number, &type, &width,
+						  &collation);
+	return width;
+}
+
 char *
 ModelRelationName(const Model *model, Oid relation, const char *role)
 {

@@ -139,6 +139,12 @@ extern void LeaveRights(RightsScope *scope);
 /* The type meta_embedding of the extension that a C function belongs to. */
 extern Oid	MetaEmbeddingType(Oid function);
 
+/*
+ * An error unless the model's embeddings table has its column `embedding`, of
+ * this type.  Returns the width.
+ */
+extern int	CatalogCheckEmbeddings(const Model *model, Oid embedding_type);
+
 /* The qualified, quoted name of a relation of the model; role says which. */
 extern char *ModelRelationName(const Model *model, Oid relation,
 							   const char *role);

@@ -365,11 +365,11 @@ ReadCategory(ColumnReader *reader, bool is_integer, Datum datum, bool isnull,
 			break;
 		case READ_CHAR:
 			{
-				char	   *text = palloc(2);
+				unsigned char c = (unsigned char) DatumGetChar(datum);
 
-				text[0] = DatumGetChar(datum);
-				text[1] = '\0';
-				value->text = text;
+				/* as the type's output has it: one byte may be no character */
+				value->text = IS_HIGHBIT_SET(c) ? psprintf("\\%03o", c) :
+					psprintf("%c", c);
 				break;
 			}
 		case READ_UUID:

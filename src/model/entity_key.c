@@ -63,6 +63,13 @@ EntityKeyInit(EntityKey *key, const Model *model, Oid relation,
 							 &column->typalign);
 		cached = lookup_type_cache(column->type, TYPECACHE_EQ_OPR |
 								   TYPECACHE_BTREE_OPFAMILY);
+		if (type_is_rowtype(column->type) ||
+			!OidIsValid(get_array_type(column->type)))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("column \"%s\" of type %s cannot be part of an entity key",
+							column->name, format_type_be(column->type)),
+					 errhint("A key may have several columns; each is to hold a single value.")));
 		if (!OidIsValid(cached->eq_opr) || !OidIsValid(cached->btree_opf))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
@@ -149,7 +156,7 @@ KeyBindingInit(KeyBinding *binding, const EntityKey *key, const Model *model,
 	if (key->count == 1)
 		ConversionInit(&binding->conversions[0], &key->columns[0],
 					   model->name, argument);
-	else if (!type_is_rowtype(argument))
+	else if (!type_is_rowtype(argument) && argument != UNKNOWNOID)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("key of model \"%s\" has %d columns, and type %s has one",
@@ -254,6 +261,13 @@ KeyValues(KeyBinding *binding, Datum argument, bool isnull, Datum *values)
 {
 	if (isnull)
 		return false;
+	if (binding->key->count > 1 && binding->argument == UNKNOWNOID)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("key of model \"%s\" has %d columns, and a literal has one",
+						binding->model, binding->key->count),
+				 errhint("Write the key as a row, for example ROW(%s, ...).",
+						 binding->key->columns[0].name)));
 	if (binding->key->count > 1)
 		return RowKeyValues(binding, argument, values);
 	values[0] = Convert(&binding->conversions[0], &binding->key->columns[0],

@@ -11,7 +11,9 @@
 #include <math.h>
 
 #include "common/shortest_dec.h"
+#include "access/htup_details.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "model/trained_network.h"
 #include "port/pg_bswap.h"
 #include "storage/shmem.h"
@@ -457,6 +459,8 @@ ReadFeatures(JsonbContainer *object, const char *key, Encoder *encoder)
 	JsonbContainer *array = ArrayField(object, key);
 
 	encoder->count = JsonContainerSize(array);
+	if (encoder->count > MaxTupleAttributeNumber)
+		BadNetwork("names more columns than a row can have", key);
 	encoder->features = palloc0(mul_size(Max(encoder->count, 1),
 										 sizeof(Feature)));
 	for (int f = 0; f < encoder->count; f++)
@@ -464,6 +468,8 @@ ReadFeatures(JsonbContainer *object, const char *key, Encoder *encoder)
 		JsonbValue *value = getIthJsonbValueFromContainer(array, f);
 		Feature    *feature = &encoder->features[f];
 		JsonbContainer *described;
+
+		CHECK_FOR_INTERRUPTS();
 
 		if (value->type != jbvBinary ||
 			!JsonContainerIsObject(value->val.binary.data))

@@ -99,7 +99,7 @@ limaml_train(PG_FUNCTION_ARGS)
 	CatalogCheckOwner(model, "train");
 
 	EnterOwner(&scope, model);
-	ModelRelationName(model, model->embeddings, "embeddings");
+	CatalogCheckEmbeddings(model, MetaEmbeddingType(fcinfo->flinfo->fn_oid));
 	Train(model, given, &version, &log);
 	number = AddVersion(model, &version);
 	for (int e = 0; e < log.count; e++)

@@ -162,9 +162,7 @@ limaml_import(PG_FUNCTION_ARGS)
 	TrainedNetwork *trained;
 	RightsScope scope;
 	Model	   *model;
-	Oid			type;
-	Oid			collation;
-	int32		width;
+	int			width;
 	int			version;
 
 	PreventCommandIfReadOnly("limaml_import()");
@@ -177,15 +175,8 @@ limaml_import(PG_FUNCTION_ARGS)
 				  model->features, model->feature, "features");
 	CheckFeatures(model, &trained->entity,
 				  model->meta_features, model->meta_feature, "meta features");
-	ModelRelationName(model, model->embeddings, "embeddings");
-	get_atttypetypmodcoll(model->embeddings,
-						  get_attnum(model->embeddings, "embedding"),
-						  &type, &width, &collation);
-	if (type != MetaEmbeddingType(fcinfo->flinfo->fn_oid))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("column \"embedding\" of the embeddings table of model \"%s\" is of type %s",
-						model->name, format_type_be(type))));
+	width = CatalogCheckEmbeddings(model,
+								   MetaEmbeddingType(fcinfo->flinfo->fn_oid));
 	if (network_embedding_size(&trained->shape) != width)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),

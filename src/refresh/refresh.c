@@ -156,6 +156,9 @@ NextKeys(Refresh *refresh, TupleTableSlot *slot, Datum **key)
 		}
 		count++;
 	}
+
+	/* the last tuple may be in the batch's memory, which is reset */
+	ExecClearTuple(slot);
 	return count;
 }
 
@@ -380,8 +383,14 @@ limaml_refresh(PG_FUNCTION_ARGS)
 				 errhint("Versions count from 1.")));
 	refresh.version = CatalogVersion(refresh.model, number, false);
 
+	CatalogCheckEmbeddings(refresh.model, refresh.embedding_type);
+
+	/*
+	 * The lock is to last until what it protects is committed: over the
+	 * batches' transactions, or to the end of the caller's.
+	 */
 	RefreshLock(&lock, refresh.model);
-	if (LockAcquire(&lock, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+	if (LockAcquire(&lock, ExclusiveLock, !refresh.atomic, true) == LOCKACQUIRE_NOT_AVAIL)
 	{
 		ereport(NOTICE,
 				(errmsg("model \"%s\" is being refreshed by another session",
@@ -390,14 +399,15 @@ limaml_refresh(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	}
 
-	/* the lock outlives the transactions of the batches, and errors too */
+	/* a session's lock outlives errors too */
 	PG_TRY();
 	{
 		RunRefresh(&refresh);
 	}
 	PG_FINALLY();
 	{
-		LockRelease(&lock, ExclusiveLock, true);
+		if (!refresh.atomic)
+			LockRelease(&lock, ExclusiveLock, true);
 	}
 	PG_END_TRY();
 	SPI_finish();
