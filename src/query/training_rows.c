@@ -56,6 +56,9 @@ ScanRows(TrainingRows *training, RowCallback callback, void *state)
 		elog(ERROR, "could not prepare the training query");
 	portal = SPI_cursor_open(NULL, plan, NULL, NULL, true);
 	SourceCheckRow(source, portal->tupDesc, 3 + keys);
+	SourceCheckEntity(source, portal->tupDesc,
+					  5 + keys + (source->weight.name ? 1 : 0) +
+					  source->features);
 	for (;;)
 	{
 		MemoryContext old;

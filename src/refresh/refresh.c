@@ -86,7 +86,7 @@ PutKey(Refresh *refresh, const Source *source, HeapTuple tuple)
 		if (nulls[k])
 			return false;
 		if (source->key.columns[k].typlen == -1)
-			values[k] = PointerGetDatum(PG_DETOAST_DATUM(values[k]));
+			values[k] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(values[k]));
 	}
 	tuplestore_putvalues(refresh->keys, refresh->key_desc, values, nulls);
 	return true;
@@ -102,6 +102,8 @@ CollectKeys(Refresh *refresh, MemoryContext context)
 	SPIPlanPtr	plan;
 	Portal		portal;
 	MemoryContext old;
+	MemoryContext fetched = AllocSetContextCreate(context, "limaml keys",
+												  ALLOCSET_DEFAULT_SIZES);
 
 	values[0] = Int32GetDatum(refresh->version->number);
 	plan = SPI_prepare(SourceStaleQuery(source, !refresh->only_stale), 1,
@@ -126,9 +128,12 @@ CollectKeys(Refresh *refresh, MemoryContext context)
 		SPI_cursor_fetch(portal, true, 1000);
 		if (SPI_processed == 0)
 			break;
+		old = MemoryContextSwitchTo(fetched);
 		for (uint64 i = 0; i < SPI_processed; i++)
 			refresh->total += PutKey(refresh, source,
 									 SPI_tuptable->vals[i]);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(fetched);
 		SPI_freetuptable(SPI_tuptable);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -337,7 +342,6 @@ RunRefresh(Refresh *refresh)
 	}
 	LeaveRights(&scope);
 	ExecDropSingleTupleTableSlot(slot);
-	tuplestore_end(refresh->keys);
 	ereport(NOTICE,
 			(errmsg_plural("refreshed " INT64_FORMAT " embedding of version %d of model \"%s\" in %.1f s",
 						   "refreshed " INT64_FORMAT " embeddings of version %d of model \"%s\" in %.1f s",
@@ -406,6 +410,9 @@ limaml_refresh(PG_FUNCTION_ARGS)
 	}
 	PG_FINALLY();
 	{
+		/* no transaction's end removes its file */
+		if (refresh.keys)
+			tuplestore_end(refresh.keys);
 		if (!refresh.atomic)
 			LockRelease(&lock, ExclusiveLock, true);
 	}

@@ -255,7 +255,7 @@ CREATE TABLE weights AS SELECT *, 1.0::float8 AS w FROM rating;
 SELECT create_small('weights', 'weights');
 SELECT try_train('weights', '{"weight": "w"}') ~ '^[0-9a-f]{64}$' AS trained;
 UPDATE weights SET w = 0;
-SELECT try_train('weights', '{"weight": "w"}') ~ '^[0-9a-f]{64}$' AS weightless;
+SELECT try_train('weights', '{"weight": "w"}');
 UPDATE weights SET w = 0.5 WHERE member_id % 2 = 0;
 SELECT try_train('weights', '{"weight": "w"}') ~ '^[0-9a-f]{64}$' AS half_weightless;
 UPDATE weights SET w = NULL WHERE member_id = 7 AND at = 3;
