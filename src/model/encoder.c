@@ -331,6 +331,7 @@ ReadCategory(ColumnReader *reader, bool is_integer, Datum datum, bool isnull,
 				Datum		trimmed = DirectFunctionCall1(numeric_trim_scale, datum);
 
 				if (numeric_is_nan(DatumGetNumeric(trimmed)) ||
+					numeric_is_inf(DatumGetNumeric(trimmed)) ||
 					DatumGetInt32(DirectFunctionCall1(numeric_scale, trimmed)) > 0)
 					ereport(ERROR,
 							(errcode(ERRCODE_DATATYPE_MISMATCH),

@@ -231,6 +231,7 @@ RowKeyValues(KeyBinding *binding, Datum argument, Datum *values)
 	{
 		MemoryContext old = MemoryContextSwitchTo(binding->context);
 
+		binding->row_type = InvalidOid;
 		for (int k = 0; k < key->count; k++)
 			ConversionInit(&binding->conversions[k], &key->columns[k],
 						   binding->model, TupleDescAttr(columns, k)->atttypid);

@@ -31,6 +31,9 @@
 /* The format's own bound on a header. */
 #define MAX_HEADER_BYTES 100000000
 
+/* A larger bytea could be stored, but as text, as in a dump, not be read. */
+#define MAX_FILE_BYTES ((MaxAllocSize - 1024) / 2)
+
 #define LENGTH_BYTES 8
 #define DIGEST_HEX (2 * SAFETENSORS_DIGEST_BYTES)
 #define FIRST_KEYS "{\"__metadata__\":{\"digest\":\""
@@ -389,7 +392,7 @@ SafetensorsWrite(const Safetensors *safetensors)
 	utf8 = pg_server_to_any(header.data, header.len, PG_UTF8);
 	header_length = strlen(utf8);
 	if (TYPEALIGN(LENGTH_BYTES, header_length) > MAX_HEADER_BYTES ||
-		add_size(offset, header_length) > MaxAllocSize - 2 * LENGTH_BYTES - VARHDRSZ)
+		add_size(offset, header_length) > MAX_FILE_BYTES - 2 * LENGTH_BYTES)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("network is too large to be stored"),

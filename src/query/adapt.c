@@ -7,6 +7,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "catalog/pg_type.h"
 #include "math/adapt.h"
 #include "miscadmin.h"
@@ -250,6 +252,12 @@ AdaptOne(Adapter *adapter, int n, const FeatureCode *codes,
 						KeyText(&adapter->source.key, key),
 						adaptation.diverged_at),
 				 errhint("Train the model with a lower option \"inner_rate\".")));
+	for (int i = 0; i < network_embedding_size(&trained->shape); i++)
+		if (!isfinite(adapted->embedding[i]))
+			ereport(ERROR,
+					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+					 errmsg("the embedding of %s is not finite",
+							KeyText(&adapter->source.key, key))));
 	adapted->loss_before = adaptation.loss_before;
 	adapted->loss_after = adaptation.loss_after;
 }

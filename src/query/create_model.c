@@ -66,6 +66,11 @@ CheckRelation(Oid relation, const char *argument)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("%s: relation with OID %u does not exist", argument,
 						relation)));
+	if (get_rel_persistence(relation) == RELPERSISTENCE_TEMP)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("%s: \"%s\" is temporary, and a model is not",
+						argument, get_rel_name(relation))));
 	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE &&
 		kind != RELKIND_VIEW && kind != RELKIND_MATVIEW &&
 		kind != RELKIND_FOREIGN_TABLE)
@@ -134,6 +139,11 @@ CreateEmbeddings(const Source *source, RangeVar *table, Oid type_schema,
 	StringInfoData sql;
 	StringInfoData keys;
 
+	if (isAnyTempNamespace(schema))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("embeddings table \"%s\" must not be temporary",
+						table->relname)));
 	initStringInfo(&sql);
 	initStringInfo(&keys);
 	appendStringInfo(&sql, "CREATE TABLE %s (",

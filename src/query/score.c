@@ -12,6 +12,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -244,6 +246,7 @@ ScoreCandidate(FunctionCallInfo fcinfo, ModelUse *use,
 	const TrainedNetwork *trained = use->trained;
 	const Encoder *encoder = &trained->interaction;
 	Candidate  *candidate = use->candidate;
+	float		score;
 
 	if (candidate == NULL)
 		candidate = use->candidate = NewCandidate(fcinfo, use, first);
@@ -263,8 +266,13 @@ ScoreCandidate(FunctionCallInfo fcinfo, ModelUse *use,
 						   candidate->half);
 	network_forward_half(&trained->network, vector->half, vector->factor,
 						 &candidate->rows, &candidate->pass);
-	return trained->shape.loss == LOSS_BINARY ?
-		sigmoid(candidate->pass.score[0]) : candidate->pass.score[0];
+	score = candidate->pass.score[0];
+	if (isnan(score) || (trained->shape.loss == LOSS_SQUARED && isinf(score)))
+		ereport(ERROR,
+				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+				 errmsg("score by version %d of model \"%s\" is not finite",
+						use->version->number, use->model->name)));
+	return trained->shape.loss == LOSS_BINARY ? sigmoid(score) : score;
 }
 
 PG_FUNCTION_INFO_V1(limaml_score);

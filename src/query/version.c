@@ -15,6 +15,7 @@
 #include "query/version.h"
 #include "utils/builtins.h"
 #include "utils/float.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 
 /*
@@ -160,6 +161,7 @@ limaml_import(PG_FUNCTION_ARGS)
 	bytea	   *file = PG_GETARG_BYTEA_PP(1);
 	VersionRecord record = {0};
 	TrainedNetwork *trained;
+	ModelOptions options;
 	RightsScope scope;
 	Model	   *model;
 	int			width;
@@ -171,6 +173,11 @@ limaml_import(PG_FUNCTION_ARGS)
 	CatalogCheckOwner(model, "import a network into");
 	trained = TrainedNetworkRead(VARDATA_ANY(file), VARSIZE_ANY_EXHDR(file),
 								 false, CurrentMemoryContext);
+	OptionsDefault(&options);
+	OptionsApply(&options,
+				 DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+													CStringGetDatum(trained->options))),
+				 false);
 	CheckFeatures(model, &trained->interaction,
 				  model->features, model->feature, "features");
 	CheckFeatures(model, &trained->entity,
