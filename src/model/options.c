@@ -324,58 +324,65 @@ OptionsFinish(ModelOptions *options)
 						options->factor_size, options->embedding_size)));
 }
 
-void
-OptionsToJson(const ModelOptions *options, StringInfo json)
+char *
+OptionsToJson(const ModelOptions *options)
 {
-	appendStringInfoChar(json, '{');
+	StringInfoData json;
+	Jsonb	   *jsonb;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
 	for (int i = 0; i < (int) lengthof(option_specs); i++)
 	{
 		const OptionSpec *spec = &option_specs[i];
 		const void *field = FieldOf(options, spec);
 
-		appendStringInfo(json, "%s\"%s\": ", i > 0 ? ", " : "", spec->name);
+		appendStringInfo(&json, "%s\"%s\": ", i > 0 ? ", " : "", spec->name);
 		switch (spec->kind)
 		{
 			case OPTION_BOOLEAN:
-				appendStringInfoString(json, *(const bool *) field ?
+				appendStringInfoString(&json, *(const bool *) field ?
 									   "true" : "false");
 				break;
 			case OPTION_INTEGER:
-				appendStringInfo(json, "%d", *(const int *) field);
+				appendStringInfo(&json, "%d", *(const int *) field);
 				break;
 			case OPTION_REAL:
 				if (spec->nullable && *(const double *) field == 0)
-					appendStringInfoString(json, "null");
+					appendStringInfoString(&json, "null");
 				else
 				{
 					char		digits[DOUBLE_SHORTEST_DECIMAL_LEN];
 
 					double_to_shortest_decimal_buf(*(const double *) field,
 												   digits);
-					appendStringInfoString(json, digits);
+					appendStringInfoString(&json, digits);
 				}
 				break;
 			case OPTION_ENUM:
-				escape_json(json, spec->labels[*(const int *) field]);
+				escape_json(&json, spec->labels[*(const int *) field]);
 				break;
 			case OPTION_WIDTHS:
 				{
 					const HiddenWidths *widths = field;
 
-					appendStringInfoChar(json, '[');
+					appendStringInfoChar(&json, '[');
 					for (int w = 0; w < widths->count; w++)
-						appendStringInfo(json, "%s%d", w > 0 ? ", " : "",
+						appendStringInfo(&json, "%s%d", w > 0 ? ", " : "",
 										 widths->width[w]);
-					appendStringInfoChar(json, ']');
+					appendStringInfoChar(&json, ']');
 					break;
 				}
 			case OPTION_COLUMN:
 				if (*(char *const *) field)
-					escape_json(json, *(char *const *) field);
+					escape_json(&json, *(char *const *) field);
 				else
-					appendStringInfoString(json, "null");
+					appendStringInfoString(&json, "null");
 				break;
 		}
 	}
-	appendStringInfoChar(json, '}');
+	appendStringInfoChar(&json, '}');
+	jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+											   CStringGetDatum(json.data)));
+	return JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb));
 }

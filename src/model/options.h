@@ -102,7 +102,10 @@ extern void OptionsApply(ModelOptions *options, const Jsonb *given,
 /* What is not any single option's business; after the last OptionsApply. */
 extern void OptionsFinish(ModelOptions *options);
 
-/* All options as a JSON object. */
-extern void OptionsToJson(const ModelOptions *options, StringInfo json);
+/*
+ * All options as a JSON object, written as jsonb writes it: a network file that
+ * is read and written again is to be the same to the byte.
+ */
+extern char *OptionsToJson(const ModelOptions *options);
 
 #endif							/* MODEL_OPTIONS_H */

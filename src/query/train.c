@@ -30,7 +30,6 @@ Train(const Model *model, const Jsonb *given, VersionRecord *version,
 	TrainedNetwork *trained = palloc0(sizeof(TrainedNetwork));
 	TrainingRows rows;
 	ModelOptions options;
-	StringInfoData json;
 	const EpochRecord *kept;
 
 	CatalogOptions(model, given, &options);
@@ -41,13 +40,11 @@ Train(const Model *model, const Jsonb *given, VersionRecord *version,
 					rows.training_rows, rows.entities,
 					rows.validation_rows)));
 
-	initStringInfo(&json);
-	OptionsToJson(&options, &json);
 	trained->context = CurrentMemoryContext;
 	trained->personalization = options.personalization;
 	trained->recency = options.recency;
 	trained->support_rows = options.support_rows;
-	trained->options = json.data;
+	trained->options = OptionsToJson(&options);
 	Learn(&options, trained, &rows, log);
 	ExampleStoreFree(rows.store);
 
