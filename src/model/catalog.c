@@ -3,21 +3,10 @@
  * catalog.c
  *	  Reading and writing the catalog, by SQL with qualified names.
  *
- * No role but the extension's owner has a right to the tables limaml.stored_*.
- * A write switches to that owner for one statement of this file, as the
- * server's referential integrity does for its own: the text is fixed, the
- * values are parameters, and the search path is pg_catalog, so that nothing
- * of the caller's runs with that right.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include <math.h>
-
-#include "access/htup_details.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -25,106 +14,8 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
-
-/* Parameters of a statement, gathered one by one. */
-#define MAX_PARAMETERS 16
-
-typedef struct Parameters
-{
-	int			count;
-	Oid			types[MAX_PARAMETERS];
-	Datum		values[MAX_PARAMETERS];
-	char		nulls[MAX_PARAMETERS];
-} Parameters;
-
-static void
-AddParameter(Parameters *parameters, Oid type, Datum value, bool isnull)
-{
-	int			p = parameters->count++;
-
-	Assert(p < MAX_PARAMETERS);
-	parameters->types[p] = type;
-	parameters->values[p] = value;
-	parameters->nulls[p] = isnull ? 'n' : ' ';
-}
-
-static void
-AddInteger(Parameters *parameters, int64 value)
-{
-	AddParameter(parameters, INT8OID, Int64GetDatum(value), false);
-}
-
-static void
-AddDouble(Parameters *parameters, double value)
-{
-	AddParameter(parameters, FLOAT8OID, Float8GetDatum(value), isnan(value));
-}
-
-static void
-AddText(Parameters *parameters, const char *value)
-{
-	AddParameter(parameters, TEXTOID,
-				 value ? CStringGetTextDatum(value) : (Datum) 0,
-				 value == NULL);
-}
-
-static void
-AddTexts(Parameters *parameters, int count, char **values)
-{
-	Datum	   *texts = palloc(sizeof(Datum) * Max(count, 1));
-
-	for (int i = 0; i < count; i++)
-		texts[i] = CStringGetTextDatum(values[i]);
-	AddParameter(parameters, TEXTARRAYOID,
-				 PointerGetDatum(construct_array(texts, count, TEXTOID, -1,
-												 false, TYPALIGN_INT)),
-				 false);
-}
-
-static void
-AddDigest(Parameters *parameters, const uint8 *digest)
-{
-	bytea	   *bytes = palloc(VARHDRSZ + SAFETENSORS_DIGEST_BYTES);
-
-	SET_VARSIZE(bytes, VARHDRSZ + SAFETENSORS_DIGEST_BYTES);
-	memcpy(VARDATA(bytes), digest, SAFETENSORS_DIGEST_BYTES);
-	AddParameter(parameters, BYTEAOID, PointerGetDatum(bytes), false);
-}
-
-static void
-Execute(const char *sql, Parameters *parameters, bool read_only, int expected)
-{
-	int			result = SPI_execute_with_args(sql, parameters->count,
-											   parameters->types,
-											   parameters->values,
-											   parameters->nulls,
-											   read_only, 0);
-
-	if (result != expected)
-		elog(ERROR, "catalog statement returned %s: %s",
-			 SPI_result_code_string(result), sql);
-}
-
-static void
-EnterRights(RightsScope *scope, Oid user, int context)
-{
-	GetUserIdAndSecContext(&scope->user, &scope->context);
-	scope->guc_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
-	SetUserIdAndSecContext(user, scope->context | context);
-}
-
-void
-LeaveRights(RightsScope *scope)
-{
-	SetUserIdAndSecContext(scope->user, scope->context);
-	AtEOXact_GUC(false, scope->guc_level);
-}
 
 void
 EnterOwner(RightsScope *scope, const Model *model)
@@ -137,46 +28,10 @@ EnterOwner(RightsScope *scope, const Model *model)
 				other ? SECURITY_RESTRICTED_OPERATION : 0);
 }
 
-/* For one write of this file's. */
-static void
-EnterCatalog(RightsScope *scope)
-{
-	Oid			schema = get_namespace_oid("limaml", false);
-	Oid			table = get_relname_relid("stored_model", schema);
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for limaml.stored_model");
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	EnterRights(scope, owner,
-				SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
-}
-
-static void
-ExecuteAsCatalog(const char *sql, Parameters *parameters, bool read_only,
-				 int expected)
-{
-	RightsScope scope;
-
-	EnterCatalog(&scope);
-	Execute(sql, parameters, read_only, expected);
-	LeaveRights(&scope);
-}
-
 static void
 ExecuteWrite(const char *sql, Parameters *parameters, int expected)
 {
 	ExecuteAsCatalog(sql, parameters, false, expected);
-}
-
-/* A column of the first row of the last statement's result. */
-static Datum
-ResultColumn(int column, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column,
-						 isnull);
 }
 
 static char **
@@ -217,7 +72,7 @@ CatalogModel(const char *name, bool read_only)
 	bool		isnull;
 
 	AddText(&parameters, name);
-	Execute("SELECT id, owner, interactions, entity_key, label, event_time, "
+	ExecuteStatement("SELECT id, owner, interactions, entity_key, label, event_time, "
 			"features, entities, meta_features, embeddings, options, deployed "
 			"FROM limaml.model WHERE model OPERATOR(pg_catalog.=) $1",
 			&parameters, read_only, SPI_OK_SELECT);
@@ -276,7 +131,7 @@ CatalogVersion(const Model *model, int number, bool read_only)
 	AddParameter(&parameters, INT4OID,
 				 Int32GetDatum(number == 0 ? model->deployed : number),
 				 number == -1);
-	Execute("SELECT version, digest FROM limaml.version "
+	ExecuteStatement("SELECT version, digest FROM limaml.version "
 			"WHERE model OPERATOR(pg_catalog.=) $1 "
 			"AND (version OPERATOR(pg_catalog.=) $2 OR $2 IS NULL) "
 			"ORDER BY version DESC LIMIT 1",
@@ -317,8 +172,8 @@ CatalogNetwork(const Model *model, int version, bool read_only)
 	bool		isnull;
 
 	AddText(&parameters, model->name);
-	AddParameter(&parameters, INT4OID, Int32GetDatum(version), false);
-	Execute("SELECT network FROM limaml.version "
+	AddInt(&parameters, version);
+	ExecuteStatement("SELECT network FROM limaml.version "
 			"WHERE model OPERATOR(pg_catalog.=) $1 "
 			"AND version OPERATOR(pg_catalog.=) $2",
 			&parameters, read_only, SPI_OK_SELECT);
@@ -408,8 +263,8 @@ CatalogDeploy(const Model *model, int version, bool only_first)
 	Parameters	parameters = {0};
 
 	AddInteger(&parameters, model->id);
-	AddParameter(&parameters, INT4OID, Int32GetDatum(version), false);
-	AddParameter(&parameters, BOOLOID, BoolGetDatum(only_first), false);
+	AddInt(&parameters, version);
+	AddBool(&parameters, only_first);
 	ExecuteWrite("UPDATE limaml.stored_model SET deployed = $2 "
 				 "WHERE id OPERATOR(pg_catalog.=) $1 "
 				 "AND (deployed IS NULL OR NOT $3)",
@@ -439,14 +294,14 @@ CatalogInsertVersion(const Model *model, const VersionRecord *record)
 	SPI_freetuptable(SPI_tuptable);
 
 	AddInteger(&parameters, model->id);
-	AddParameter(&parameters, INT4OID, Int32GetDatum(version), false);
+	AddInt(&parameters, version);
 	AddParameter(&parameters, BYTEAOID, PointerGetDatum(record->network),
 				 false);
-	AddDigest(&parameters, record->digest);
+	AddBytes(&parameters, record->digest, SAFETENSORS_DIGEST_BYTES);
 	AddText(&parameters, record->options);
 	AddInteger(&parameters, record->entities);
 	AddInteger(&parameters, record->interactions);
-	AddParameter(&parameters, INT4OID, Int32GetDatum(record->epochs), false);
+	AddInt(&parameters, record->epochs);
 	AddDouble(&parameters, record->train_loss);
 	AddDouble(&parameters, record->validation_loss);
 	AddDouble(&parameters, record->validation_auc);
@@ -467,16 +322,16 @@ CatalogInsertEpoch(const Model *model, int version, const EpochRecord *record)
 	Parameters	parameters = {0};
 
 	AddInteger(&parameters, model->id);
-	AddParameter(&parameters, INT4OID, Int32GetDatum(version), false);
-	AddParameter(&parameters, INT4OID, Int32GetDatum(record->epoch), false);
+	AddInt(&parameters, version);
+	AddInt(&parameters, record->epoch);
 	AddDouble(&parameters, record->train_loss);
 	AddDouble(&parameters, record->validation_loss);
 	AddDouble(&parameters, record->validation_auc);
 	AddDouble(&parameters, record->baseline_auc);
 	AddDouble(&parameters, record->learning_rate);
 	AddDouble(&parameters, record->seconds);
-	AddParameter(&parameters, BOOLOID, BoolGetDatum(record->kept), false);
-	AddParameter(&parameters, BOOLOID, BoolGetDatum(record->refit), false);
+	AddBool(&parameters, record->kept);
+	AddBool(&parameters, record->refit);
 	ExecuteWrite("INSERT INTO limaml.stored_training_log (model_id, version,"
 				 " epoch, train_loss, validation_loss, validation_auc,"
 				 " baseline_auc, learning_rate, seconds, kept, refit) "

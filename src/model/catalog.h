@@ -18,6 +18,7 @@
 
 #include "model/options.h"
 #include "model/safetensors.h"
+#include "model/statement.h"
 
 typedef struct Model
 {
@@ -120,21 +121,11 @@ extern void CatalogInsertEpoch(const Model *model, int version,
 							   const EpochRecord *record);
 
 /*
- * Whose rights apply.  Enter before work that a model's owner's rights are
- * for, leave after it; an error leaves by itself.  Where the caller is
- * another role, what could outlast the scope is forbidden (as while the server
- * refreshes a materialised view).  The search path is the server's own, so
- * that results are the same whoever calls.
+ * Goes on with the rights of the model's owner until LeaveRights.  Where the
+ * caller is another role, what could outlast that is forbidden (as while the
+ * server refreshes a materialised view).
  */
-typedef struct RightsScope
-{
-	Oid			user;
-	int			context;
-	int			guc_level;
-} RightsScope;
-
 extern void EnterOwner(RightsScope *scope, const Model *model);
-extern void LeaveRights(RightsScope *scope);
 
 /* The type meta_embedding of the extension that a C function belongs to. */
 extern Oid	MetaEmbeddingType(Oid function);
