@@ -302,6 +302,7 @@ CREATE TABLE limaml.stored_model (
 	entities regclass,
 	meta_features text[] NOT NULL,
 	embeddings regclass NOT NULL,
+	changes regclass,
 	options jsonb NOT NULL,
 	versions integer NOT NULL DEFAULT 0,
 	deployed integer,
@@ -348,6 +349,74 @@ CREATE TABLE limaml.stored_training_log (
 	PRIMARY KEY (model_id, version, refit, epoch)
 );
 
+/*
+ * How far a version's embeddings are refreshed.  complete_at is NULL until
+ * every entity has one; newest_event is the newest event time then, as its
+ * type's send function writes it.  Not dumped: without it a refresh looks at
+ * everything once.
+ */
+CREATE TABLE limaml.stored_refresh (
+	model_id bigint NOT NULL,
+	version integer NOT NULL,
+	since timestamptz NOT NULL,
+	complete_at timestamptz,
+	newest_event bytea,
+	event_type oid,
+	PRIMARY KEY (model_id, version)
+);
+
+CREATE SEQUENCE limaml.stored_job_id;
+
+/* A refresh or a training run, in the background or not. */
+CREATE TABLE limaml.stored_job (
+	id bigint PRIMARY KEY,
+	model_id bigint NOT NULL,
+	kind text NOT NULL,
+	version integer,
+	only_stale boolean,
+	options jsonb,
+	background boolean NOT NULL,
+	workers integer NOT NULL,
+	state text NOT NULL DEFAULT 'running',
+	phase text NOT NULL,
+	started_by name NOT NULL,
+	started_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	finished_at timestamptz,
+	listed_at timestamptz,
+	entities bigint,
+	newest_event bytea,
+	event_type oid,
+	error text
+);
+
+CREATE INDEX ON limaml.stored_job (model_id, id);
+
+/* Entities of a job that wait to be adapted: a batch, which a worker claims by its row's lock. */
+CREATE TABLE limaml.stored_batch (
+	job_id bigint NOT NULL,
+	batch integer NOT NULL,
+	entities integer NOT NULL,
+	keys bytea[] NOT NULL,
+	PRIMARY KEY (job_id, batch)
+);
+
+ALTER TABLE limaml.stored_batch ALTER COLUMN keys SET STORAGE EXTERNAL;
+
+/* What each worker of a job has done; a row changes with every batch. */
+CREATE TABLE limaml.stored_worker (
+	job_id bigint NOT NULL,
+	worker integer NOT NULL,
+	pid integer NOT NULL,
+	entities bigint NOT NULL DEFAULT 0,
+	interactions bigint NOT NULL DEFAULT 0,
+	reading double precision NOT NULL DEFAULT 0,
+	adapting double precision NOT NULL DEFAULT 0,
+	writing double precision NOT NULL DEFAULT 0,
+	restarts integer NOT NULL DEFAULT 0,
+	heartbeat timestamptz NOT NULL,
+	PRIMARY KEY (job_id, worker)
+) WITH (fillfactor = 50);
+
 SELECT pg_catalog.pg_extension_config_dump('limaml.stored_model_id', '');
 SELECT pg_catalog.pg_extension_config_dump('limaml.stored_model', '');
 SELECT pg_catalog.pg_extension_config_dump('limaml.stored_version', '');
@@ -361,7 +430,7 @@ SELECT pg_catalog.pg_extension_config_dump('limaml.stored_training_log', '');
 CREATE VIEW limaml.model WITH (security_barrier) AS
 	SELECT m.id, m.model, o.owner, m.interactions, m.entity_key, m.label,
 		m.event_time, m.features, m.entities, m.meta_features, m.embeddings,
-		m.options, m.deployed, m.created_at
+		m.options, m.deployed, m.created_at, m.changes
 	FROM limaml.stored_model AS m
 		LEFT JOIN pg_catalog.pg_class AS c
 			ON c.oid OPERATOR(pg_catalog.=) m.embeddings
@@ -387,12 +456,74 @@ CREATE VIEW limaml.training_log WITH (security_barrier) AS
 	FROM limaml.stored_training_log AS l
 		JOIN limaml.model AS m ON m.id OPERATOR(pg_catalog.=) l.model_id;
 
+CREATE VIEW limaml.job WITH (security_barrier) AS
+	SELECT j.id AS job, m.model, j.kind, j.version, j.only_stale, j.options,
+		j.state, j.background, j.workers, j.started_by, j.started_at,
+		j.finished_at, j.entities, w.adapted, w.interactions,
+		pg_catalog.date_part('epoch',
+			COALESCE(j.finished_at, pg_catalog.clock_timestamp())
+			OPERATOR(pg_catalog.-) j.started_at) AS seconds,
+		w.reading, w.adapting, w.writing, j.error
+	FROM limaml.stored_job AS j
+		JOIN limaml.model AS m ON m.id OPERATOR(pg_catalog.=) j.model_id
+		CROSS JOIN LATERAL (
+			SELECT pg_catalog.sum(w.entities)::bigint AS adapted,
+				pg_catalog.sum(w.interactions)::bigint AS interactions,
+				pg_catalog.sum(w.reading) AS reading,
+				pg_catalog.sum(w.adapting) AS adapting,
+				pg_catalog.sum(w.writing) AS writing
+			FROM limaml.stored_worker AS w
+			WHERE w.job_id OPERATOR(pg_catalog.=) j.id
+		) AS w;
+
+/*
+ * The jobs that somebody is at: whose workers hold the model's lock.  Its last
+ * field is REFRESH_LOCK or TRAINING_LOCK of refresh/job.h.
+ */
+CREATE VIEW limaml.progress WITH (security_barrier) AS
+	SELECT j.job, j.model, j.version, s.phase, w.workers, COALESCE(j.adapted, 0) AS done,
+		j.entities AS total, COALESCE(j.interactions, 0) AS rows_read,
+		j.adapted OPERATOR(pg_catalog./) NULLIF(a.seconds, 0) AS entities_per_second,
+		(j.entities OPERATOR(pg_catalog.-) j.adapted)
+			OPERATOR(pg_catalog.*) a.seconds
+			OPERATOR(pg_catalog./) NULLIF(j.adapted, 0)
+			OPERATOR(pg_catalog.*) interval '1 second' AS time_left,
+		j.seconds OPERATOR(pg_catalog.*) interval '1 second' AS elapsed,
+		w.heartbeat
+	FROM limaml.job AS j
+		JOIN limaml.stored_job AS s ON s.id OPERATOR(pg_catalog.=) j.job
+		CROSS JOIN LATERAL (
+			SELECT pg_catalog.count(*) AS workers, pg_catalog.max(w.heartbeat) AS heartbeat
+			FROM limaml.stored_worker AS w
+				JOIN pg_catalog.pg_locks AS l
+					ON l.pid OPERATOR(pg_catalog.=) w.pid
+					AND l.locktype OPERATOR(pg_catalog.=) 'advisory'
+					AND l.granted
+					AND l.database::bigint OPERATOR(pg_catalog.=) (
+						SELECT d.oid::bigint FROM pg_catalog.pg_database AS d
+						WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+					AND l.classid::bigint OPERATOR(pg_catalog.=)
+						(s.model_id OPERATOR(pg_catalog.>>) 32)
+					AND l.objid::bigint OPERATOR(pg_catalog.=)
+						(s.model_id OPERATOR(pg_catalog.&) 4294967295)
+					AND l.objsubid OPERATOR(pg_catalog.=)
+						CASE s.kind WHEN 'refresh' THEN 19533 ELSE 19534 END
+			WHERE w.job_id OPERATOR(pg_catalog.=) j.job
+		) AS w
+		CROSS JOIN LATERAL (
+			SELECT pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()
+				OPERATOR(pg_catalog.-) s.listed_at) AS seconds
+		) AS a
+	WHERE j.state OPERATOR(pg_catalog.=) 'running';
+
 COMMENT ON VIEW limaml.model IS 'the models that you own or may score with';
 COMMENT ON VIEW limaml.version IS 'the trained versions of these models';
+COMMENT ON VIEW limaml.job IS 'their refreshes and training runs, past and present';
+COMMENT ON VIEW limaml.progress IS 'those that are running, and when they will be done';
 COMMENT ON VIEW limaml.training_log IS 'how training went, a row per epoch';
 
 GRANT USAGE ON SCHEMA limaml TO PUBLIC;
-GRANT SELECT ON limaml.model, limaml.version, limaml.training_log TO PUBLIC;
+GRANT SELECT ON limaml.model, limaml.version, limaml.training_log, limaml.job, limaml.progress TO PUBLIC;
 
 /* ---------------------------------------------------------------------- *
  * The verbs.
@@ -433,11 +564,29 @@ CREATE FUNCTION limaml_train(
 COMMENT ON FUNCTION limaml_train(text, jsonb)
 	IS 'train a new version of a model; the first one is deployed';
 
-CREATE FUNCTION limaml_deploy(model text, version integer DEFAULT NULL) RETURNS integer
+CREATE FUNCTION limaml_deploy(model text, version integer DEFAULT NULL, force boolean DEFAULT false) RETURNS integer
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
 
-COMMENT ON FUNCTION limaml_deploy(text, integer)
+COMMENT ON FUNCTION limaml_deploy(text, integer, boolean)
 	IS 'score with this version, or the newest, from now on';
+
+CREATE FUNCTION limaml_drop_version(model text, version integer) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 1000;
+
+COMMENT ON FUNCTION limaml_drop_version(text, integer)
+	IS 'forget a version that is not deployed, and its embeddings';
+
+CREATE FUNCTION limaml_set_options(model text, options jsonb) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 1000;
+
+COMMENT ON FUNCTION limaml_set_options(text, jsonb)
+	IS 'change some of a model''s options';
+
+CREATE FUNCTION limaml_record_changes() RETURNS trigger
+	AS 'MODULE_PATHNAME' LANGUAGE C;
+
+COMMENT ON FUNCTION limaml_record_changes()
+	IS 'trigger of relations whose models have the option "staleness": "changes"';
 
 CREATE FUNCTION limaml_drop_model(model text) RETURNS void
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 1000;
@@ -486,3 +635,51 @@ CREATE PROCEDURE limaml_refresh(model text, version integer DEFAULT NULL, only_s
 
 COMMENT ON PROCEDURE limaml_refresh(text, integer, boolean)
 	IS 'adapt the entities that have new interactions and store their embeddings';
+
+CREATE FUNCTION limaml_refresh_start(
+	model text,
+	workers integer DEFAULT NULL,
+	version integer DEFAULT NULL,
+	only_stale boolean DEFAULT true
+) RETURNS bigint
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000;
+
+COMMENT ON FUNCTION limaml_refresh_start(text, integer, integer, boolean)
+	IS 'start a refresh in background workers, and return its job';
+
+CREATE FUNCTION limaml_train_start(model text, options jsonb DEFAULT '{}') RETURNS bigint
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 100000;
+
+COMMENT ON FUNCTION limaml_train_start(text, jsonb)
+	IS 'start training in a background worker, and return its job';
+
+CREATE FUNCTION limaml_wait(job bigint) RETURNS text
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 100000;
+
+COMMENT ON FUNCTION limaml_wait(bigint)
+	IS 'wait until a job has ended, and return how: done, failed or cancelled';
+
+CREATE FUNCTION limaml_cancel(job bigint) RETURNS boolean
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 100000;
+
+COMMENT ON FUNCTION limaml_cancel(bigint)
+	IS 'end a job; what its batches have stored remains.  False if it had ended';
+
+CREATE FUNCTION limaml.freshness_of_models(
+	OUT model text,
+	OUT version integer,
+	OUT entities bigint,
+	OUT adapted bigint,
+	OUT stale bigint,
+	OUT oldest timestamptz,
+	OUT refreshed_at timestamptz
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'limaml_freshness' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 1000000;
+
+COMMENT ON FUNCTION limaml.freshness_of_models() IS 'implementation of limaml.freshness';
+
+CREATE VIEW limaml.freshness AS SELECT * FROM limaml.freshness_of_models();
+
+COMMENT ON VIEW limaml.freshness IS 'how up to date the embeddings of your models are';
+
+GRANT SELECT ON limaml.freshness TO PUBLIC;

@@ -54,6 +54,13 @@
 	(pg_namespace_aclcheck((schema), (role), ACL_USAGE) == ACLCHECK_OK)
 #endif
 
+/* 15.0 knew this by another name */
+#ifdef MAT_SRF_USE_EXPECTED_DESC
+#define InitMaterialize(fcinfo) InitMaterializedSRF((fcinfo), 0)
+#else
+#define InitMaterialize(fcinfo) SetSingleFuncCall((fcinfo), 0)
+#endif
+
 /* 18 puts the mark of a function that does not return before it */
 #if PG_VERSION_NUM < 180000
 #define pg_noreturn pg_attribute_noreturn()

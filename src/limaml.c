@@ -11,7 +11,11 @@
 
 #include "fmgr.h"
 #include "math/blas.h"
+#include "miscadmin.h"
 #include "model/network_cache.h"
+#include "refresh/launcher.h"
+#include "refresh/refresh.h"
+#include "refresh/worker.h"
 #include "utils/guc.h"
 
 PG_MODULE_MAGIC;
@@ -28,6 +32,31 @@ _PG_init(void)
 							128 * 1024, 0, MAX_KILOBYTES,
 							PGC_USERSET, GUC_UNIT_KB,
 							NULL, NULL, NULL);
+	DefineCustomIntVariable("limaml.work_mem",
+							"Memory of each worker of a refresh.",
+							NULL,
+							&refresh_work_mem,
+							64 * 1024, 1024, MAX_KILOBYTES,
+							PGC_USERSET, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("limaml.refresh_workers",
+							"Background workers of a refresh unless it says how many.",
+							NULL,
+							&refresh_workers,
+							2, 1, MOST_WORKERS,
+							PGC_USERSET, 0,
+							NULL, NULL, NULL);
+	if (process_shared_preload_libraries_in_progress)
+	{
+		DefineCustomIntVariable("limaml.launcher_naptime",
+								"Time between two looks for models whose refresh is due.",
+								NULL,
+								&launcher_naptime,
+								10, 1, 86400,
+								PGC_SIGHUP, GUC_UNIT_S,
+								NULL, NULL, NULL);
+		RegisterLauncher();
+	}
 	MarkGUCPrefixReserved("limaml");
 
 	/* a pool of threads in every backend would oversubscribe the machine */

@@ -7,6 +7,8 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -34,18 +36,23 @@ ExecuteWrite(const char *sql, Parameters *parameters, int expected)
 	ExecuteAsCatalog(sql, parameters, false, expected);
 }
 
-static char **
-TextArray(Datum datum, int *count)
+char *
+CatalogModelName(int64 id)
 {
-	Datum	   *elements;
-	char	  **texts;
+	Parameters	parameters = {0};
+	MemoryContext caller = CurrentMemoryContext;
+	char	   *name = NULL;
+	bool		isnull;
 
-	deconstruct_array(DatumGetArrayTypeP(datum), TEXTOID, -1, false,
-					  TYPALIGN_INT, &elements, NULL, count);
-	texts = palloc(sizeof(char *) * Max(*count, 1));
-	for (int i = 0; i < *count; i++)
-		texts[i] = TextDatumGetCString(elements[i]);
-	return texts;
+	AddInteger(&parameters, id);
+	ExecuteAsCatalog("SELECT model FROM limaml.stored_model "
+					 "WHERE id OPERATOR(pg_catalog.=) $1",
+					 &parameters, false, SPI_OK_SELECT);
+	MemoryContextSwitchTo(caller);
+	if (SPI_processed > 0)
+		name = TextDatumGetCString(ResultColumn(1, &isnull));
+	SPI_freetuptable(SPI_tuptable);
+	return name;
 }
 
 bool
@@ -73,7 +80,8 @@ CatalogModel(const char *name, bool read_only)
 
 	AddText(&parameters, name);
 	ExecuteStatement("SELECT id, owner, interactions, entity_key, label, event_time, "
-			"features, entities, meta_features, embeddings, options, deployed "
+			"features, entities, meta_features, embeddings, options, deployed, "
+			"changes "
 			"FROM limaml.model WHERE model OPERATOR(pg_catalog.=) $1",
 			&parameters, read_only, SPI_OK_SELECT);
 	MemoryContextSwitchTo(caller);
@@ -108,6 +116,9 @@ CatalogModel(const char *name, bool read_only)
 	model->deployed = DatumGetInt32(ResultColumn(12, &isnull));
 	if (isnull)
 		model->deployed = 0;
+	model->changes = DatumGetObjectId(ResultColumn(13, &isnull));
+	if (isnull)
+		model->changes = InvalidOid;
 	SPI_freetuptable(SPI_tuptable);
 	return model;
 }
@@ -208,9 +219,9 @@ void
 CatalogOptions(const Model *model, const Jsonb *given, ModelOptions *options)
 {
 	OptionsDefault(options);
-	OptionsApply(options, model->options, false);
+	OptionsApply(options, model->options, OPTIONS_OF_MODEL);
 	if (given)
-		OptionsApply(options, given, true);
+		OptionsApply(options, given, OPTIONS_OF_TRAINING);
 	OptionsFinish(options);
 }
 
@@ -233,27 +244,95 @@ CatalogInsertModel(const Model *model)
 	AddParameter(&parameters, OIDOID, ObjectIdGetDatum(model->embeddings),
 				 false);
 	AddParameter(&parameters, JSONBOID, JsonbPGetDatum(model->options), false);
+	AddParameter(&parameters, OIDOID, ObjectIdGetDatum(model->changes),
+				 !OidIsValid(model->changes));
 	ExecuteWrite("INSERT INTO limaml.stored_model (model, owner, interactions,"
 				 " entity_key, label, event_time, features, entities,"
-				 " meta_features, embeddings, options) "
-				 "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+				 " meta_features, embeddings, options, changes) "
+				 "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
 				 &parameters, SPI_OK_INSERT);
+}
+
+void
+CatalogUpdateModel(const Model *model)
+{
+	Parameters	parameters = {0};
+
+	AddInteger(&parameters, model->id);
+	AddParameter(&parameters, JSONBOID, JsonbPGetDatum(model->options), false);
+	AddParameter(&parameters, OIDOID, ObjectIdGetDatum(model->changes),
+				 !OidIsValid(model->changes));
+	ExecuteWrite("UPDATE limaml.stored_model SET options = $2, changes = $3 "
+				 "WHERE id OPERATOR(pg_catalog.=) $1",
+				 &parameters, SPI_OK_UPDATE);
 }
 
 void
 CatalogDeleteModel(const Model *model)
 {
+	static const char *const deletes[] = {
+		"DELETE FROM limaml.stored_batch AS b USING limaml.stored_job AS j "
+		"WHERE b.job_id OPERATOR(pg_catalog.=) j.id "
+		"AND j.model_id OPERATOR(pg_catalog.=) $1",
+		"DELETE FROM limaml.stored_worker AS w USING limaml.stored_job AS j "
+		"WHERE w.job_id OPERATOR(pg_catalog.=) j.id "
+		"AND j.model_id OPERATOR(pg_catalog.=) $1",
+		"DELETE FROM limaml.stored_job "
+		"WHERE model_id OPERATOR(pg_catalog.=) $1",
+		"DELETE FROM limaml.stored_refresh "
+		"WHERE model_id OPERATOR(pg_catalog.=) $1",
+		"DELETE FROM limaml.stored_training_log "
+		"WHERE model_id OPERATOR(pg_catalog.=) $1",
+		"DELETE FROM limaml.stored_version "
+		"WHERE model_id OPERATOR(pg_catalog.=) $1",
+		"DELETE FROM limaml.stored_model WHERE id OPERATOR(pg_catalog.=) $1"
+	};
+
+	for (int i = 0; i < (int) lengthof(deletes); i++)
+	{
+		Parameters	parameters = {0};
+
+		AddInteger(&parameters, model->id);
+		ExecuteWrite(deletes[i], &parameters, SPI_OK_DELETE);
+	}
+}
+
+void
+CatalogDeleteVersion(const Model *model, int version)
+{
+	static const char *const deletes[] = {
+		"DELETE FROM limaml.stored_refresh "
+		"WHERE model_id OPERATOR(pg_catalog.=) $1 "
+		"AND version OPERATOR(pg_catalog.=) $2",
+		"DELETE FROM limaml.stored_training_log "
+		"WHERE model_id OPERATOR(pg_catalog.=) $1 "
+		"AND version OPERATOR(pg_catalog.=) $2",
+		"DELETE FROM limaml.stored_version "
+		"WHERE model_id OPERATOR(pg_catalog.=) $1 "
+		"AND version OPERATOR(pg_catalog.=) $2"
+	};
+
+	for (int i = 0; i < (int) lengthof(deletes); i++)
+	{
+		Parameters	parameters = {0};
+
+		AddInteger(&parameters, model->id);
+		AddInt(&parameters, version);
+		ExecuteWrite(deletes[i], &parameters, SPI_OK_DELETE);
+	}
+}
+
+void
+CatalogForgetRefresh(const Model *model, int version)
+{
 	Parameters	parameters = {0};
 
 	AddInteger(&parameters, model->id);
-	ExecuteWrite("DELETE FROM limaml.stored_training_log "
-				 "WHERE model_id OPERATOR(pg_catalog.=) $1",
-				 &parameters, SPI_OK_DELETE);
-	ExecuteWrite("DELETE FROM limaml.stored_version "
-				 "WHERE model_id OPERATOR(pg_catalog.=) $1",
-				 &parameters, SPI_OK_DELETE);
-	ExecuteWrite("DELETE FROM limaml.stored_model "
-				 "WHERE id OPERATOR(pg_catalog.=) $1",
+	AddInt(&parameters, version);
+	ExecuteWrite("DELETE FROM limaml.stored_refresh "
+				 "WHERE model_id OPERATOR(pg_catalog.=) $1 "
+				 "AND ($2 OPERATOR(pg_catalog.=) 0 "
+				 "OR version OPERATOR(pg_catalog.=) $2)",
 				 &parameters, SPI_OK_DELETE);
 }
 
@@ -269,6 +348,22 @@ CatalogDeploy(const Model *model, int version, bool only_first)
 				 "WHERE id OPERATOR(pg_catalog.=) $1 "
 				 "AND (deployed IS NULL OR NOT $3)",
 				 &parameters, SPI_OK_UPDATE);
+
+	/*
+	 * Changes are followed for the deployed version and those that are to
+	 * succeed it, not for those that it succeeded.
+	 */
+	if (OidIsValid(model->changes) && !only_first)
+	{
+		Parameters	others = {0};
+
+		AddInteger(&others, model->id);
+		AddInt(&others, version);
+		ExecuteWrite("DELETE FROM limaml.stored_refresh "
+					 "WHERE model_id OPERATOR(pg_catalog.=) $1 "
+					 "AND version OPERATOR(pg_catalog.<>) $2",
+					 &others, SPI_OK_DELETE);
+	}
 }
 
 int
@@ -340,11 +435,27 @@ CatalogInsertEpoch(const Model *model, int version, const EpochRecord *record)
 }
 
 Oid
-MetaEmbeddingType(Oid function)
+ExtensionSchema(void)
+{
+	Oid			table = get_relname_relid("stored_version",
+										  get_namespace_oid("limaml", false));
+	Oid			type = get_atttype(table, get_attnum(table, "network"));
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	Oid			schema;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for type %u", type);
+	schema = ((Form_pg_type) GETSTRUCT(tuple))->typnamespace;
+	ReleaseSysCache(tuple);
+	return schema;
+}
+
+Oid
+MetaEmbeddingType(void)
 {
 	return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
 						   CStringGetDatum("meta_embedding"),
-						   ObjectIdGetDatum(get_func_namespace(function)));
+						   ObjectIdGetDatum(ExtensionSchema()));
 }
 
 int

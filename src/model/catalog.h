@@ -36,6 +36,7 @@ typedef struct Model
 	int			meta_features;
 	char	  **meta_feature;
 	Oid			embeddings;		/* table */
+	Oid			changes;		/* table of changed keys, or InvalidOid */
 	Jsonb	   *options;		/* as given */
 	int			deployed;		/* version, or 0 */
 } Model;
@@ -57,6 +58,9 @@ typedef struct Version
  * shows it.  An error where there is none, or none that the caller may see.
  */
 extern Model *CatalogModel(const char *name, bool read_only);
+
+/* The name of a model, whoever may see it, or NULL. */
+extern char *CatalogModelName(int64 id);
 
 /* Whether a model has this name, whoever may see it. */
 extern bool CatalogModelExists(const char *name);
@@ -108,8 +112,20 @@ typedef struct EpochRecord
 extern void CatalogInsertModel(const Model *model);
 extern void CatalogDeleteModel(const Model *model);
 
+/* Sets the model's options and its table of changed keys. */
+extern void CatalogUpdateModel(const Model *model);
+
 /* Deploys a version; with only_first, where none is deployed yet. */
 extern void CatalogDeploy(const Model *model, int version, bool only_first);
+
+/* Deletes a version and all that is known about it. */
+extern void CatalogDeleteVersion(const Model *model, int version);
+
+/*
+ * How far a version, or with 0 every one, is refreshed is no longer known: the
+ * next refresh looks at all entities.
+ */
+extern void CatalogForgetRefresh(const Model *model, int version);
 
 /*
  * Adds a version and returns its number, one more than there ever was.  Two
@@ -127,8 +143,9 @@ extern void CatalogInsertEpoch(const Model *model, int version,
  */
 extern void EnterOwner(RightsScope *scope, const Model *model);
 
-/* The type meta_embedding of the extension that a C function belongs to. */
-extern Oid	MetaEmbeddingType(Oid function);
+/* The schema that the extension was created in, and the type there. */
+extern Oid	ExtensionSchema(void);
+extern Oid	MetaEmbeddingType(void);
 
 /*
  * An error unless the model's embeddings table has its column `embedding`, of

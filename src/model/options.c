@@ -28,6 +28,10 @@ static const char *const split_labels[] = {
 	"random_half", "prefix", "mixed", "fixed", NULL
 };
 
+static const char *const staleness_labels[] = {
+	"event_time", "changes", NULL
+};
+
 typedef enum OptionKind
 {
 	OPTION_BOOLEAN,
@@ -35,7 +39,8 @@ typedef enum OptionKind
 	OPTION_REAL,
 	OPTION_ENUM,
 	OPTION_WIDTHS,
-	OPTION_COLUMN
+	OPTION_COLUMN,
+	OPTION_INTERVAL
 } OptionKind;
 
 typedef struct OptionSpec
@@ -47,30 +52,31 @@ typedef struct OptionSpec
 	double		most;
 	double		fallback;		/* default of a number, boolean or enum */
 	const char *const *labels;	/* of an enum */
-	bool		nullable;		/* null is the number 0: off */
+	bool		nullable;		/* null is off: the number 0, or NULL */
 	bool		of_table;		/* the embeddings table depends on it */
+	bool		of_refresh;		/* and not of training */
 } OptionSpec;
 
 #define FIELD(name) #name
 #define AT(name) offsetof(ModelOptions, name)
 
 #define BOOLEAN(name, fallback) \
-	{FIELD(name), OPTION_BOOLEAN, AT(name), 0, 1, fallback, NULL, false, false}
+	{FIELD(name), OPTION_BOOLEAN, AT(name), 0, 1, fallback, NULL, false, false, false}
 #define INTEGER(name, least, most, fallback) \
-	{FIELD(name), OPTION_INTEGER, AT(name), least, most, fallback, NULL, false, false}
+	{FIELD(name), OPTION_INTEGER, AT(name), least, most, fallback, NULL, false, false, false}
 #define NUMBER(name, least, most, fallback) \
-	{FIELD(name), OPTION_REAL, AT(name), least, most, fallback, NULL, false, false}
+	{FIELD(name), OPTION_REAL, AT(name), least, most, fallback, NULL, false, false, false}
 #define CHOICE(name, labels, fallback) \
-	{FIELD(name), OPTION_ENUM, AT(name), 0, 0, fallback, labels, false, false}
+	{FIELD(name), OPTION_ENUM, AT(name), 0, 0, fallback, labels, false, false, false}
 #define WIDTHS(name) \
-	{FIELD(name), OPTION_WIDTHS, AT(name), 1, 4096, 0, NULL, false, false}
+	{FIELD(name), OPTION_WIDTHS, AT(name), 1, 4096, 0, NULL, false, false, false}
 
 /* Defaults are those that ranked best on real ratings; see CHANGELOG. */
 static const OptionSpec option_specs[] = {
 	CHOICE(personalization, personalization_labels, PERSONALIZATION_LIMAML),
 	CHOICE(loss, loss_labels, LOSS_BINARY),
 	{"embedding_size", OPTION_INTEGER, AT(embedding_size), 1, 4096, 32,
-	NULL, false, true},
+	NULL, false, true, false},
 	INTEGER(factor_size, 0, 4096, -1),
 	WIDTHS(meta_hidden),
 	WIDTHS(global_hidden),
@@ -81,13 +87,15 @@ static const OptionSpec option_specs[] = {
 	BOOLEAN(learn_inner_rate, false),
 	INTEGER(order, 1, 2, 2),
 	CHOICE(inner_weighting, inner_weighting_labels, WEIGHTING_SQRT),
-	{"recency", OPTION_REAL, AT(recency), 1e-3, 1e9, 100, NULL, true, false},
+	{"recency", OPTION_REAL, AT(recency), 1e-3, 1e9, 100, NULL, true, false,
+	false},
 	INTEGER(support_rows, 1, 16384, 256),
 	CHOICE(support_split, split_labels, SPLIT_RANDOM_HALF),
 	NUMBER(support_fraction, 0, 1, 0.5),
 	NUMBER(prior_loss, 0, 1000, 0.2),
 	NUMBER(category_dropout, 0, 0.9, 0),
-	{"weight", OPTION_COLUMN, AT(weight), 0, 0, 0, NULL, true, false},
+	{"weight", OPTION_COLUMN, AT(weight), 0, 0, 0, NULL, true, false,
+	false},
 	INTEGER(category_size, 1, 1024, 16),
 	INTEGER(min_count, 1, PG_INT32_MAX, 1),
 	INTEGER(max_categories, 1, 10000000, 100000),
@@ -100,6 +108,12 @@ static const OptionSpec option_specs[] = {
 	NUMBER(clip_norm, 0, 1e9, 5),
 	NUMBER(validation_fraction, 0, 0.9, 0.1),
 	INTEGER(seed, PG_INT32_MIN, PG_INT32_MAX, 0),
+	{"refresh_interval", OPTION_INTERVAL, AT(refresh_interval), 1, 0, 0, NULL,
+	true, false, true},
+	{"staleness", OPTION_ENUM, AT(staleness), 0, 0, STALENESS_EVENT_TIME,
+	staleness_labels, false, false, true},
+	{"lateness", OPTION_INTERVAL, AT(lateness), 0, 0, 0, NULL, false, false,
+	true},
 };
 
 static void *
@@ -131,9 +145,12 @@ OptionsDefault(ModelOptions *options)
 				break;
 			case OPTION_WIDTHS:
 			case OPTION_COLUMN:
+			case OPTION_INTERVAL:
 				break;
 		}
 	}
+	options->lateness = palloc0(sizeof(Interval));
+	options->lateness->time = USECS_PER_HOUR;
 	options->meta_hidden = (HiddenWidths) {1, {32}};
 	options->global_hidden = (HiddenWidths) {2, {64, 32}};
 }
@@ -228,6 +245,27 @@ WidthsValue(const OptionSpec *spec, const JsonbValue *value)
 	return widths;
 }
 
+/* An interval from 0, or (least) longer. */
+static Interval *
+IntervalValue(const OptionSpec *spec, const JsonbValue *value)
+{
+	Interval	zero = {0};
+	Interval   *interval;
+
+	if (value->type != jbvString)
+		WrongValue(spec, "an interval, such as \"15 minutes\"");
+	interval = DatumGetIntervalP(DirectFunctionCall3(interval_in,
+													 CStringGetDatum(pnstrdup(value->val.string.val,
+																			  value->val.string.len)),
+													 ObjectIdGetDatum(InvalidOid),
+													 Int32GetDatum(-1)));
+	if (DatumGetInt32(DirectFunctionCall2(interval_cmp,
+										  IntervalPGetDatum(interval),
+										  IntervalPGetDatum(&zero))) < spec->least)
+		WrongValue(spec, spec->least > 0 ? "longer than 0" : "0 or longer");
+	return interval;
+}
+
 static void
 SetOption(ModelOptions *options, const OptionSpec *spec,
 		  const JsonbValue *value)
@@ -242,6 +280,8 @@ SetOption(ModelOptions *options, const OptionSpec *spec,
 					 errmsg("option \"%s\" must not be null", spec->name)));
 		if (spec->kind == OPTION_COLUMN)
 			*(char **) field = NULL;
+		else if (spec->kind == OPTION_INTERVAL)
+			*(Interval **) field = NULL;
 		else
 			*(double *) field = 0;
 		return;
@@ -272,11 +312,14 @@ SetOption(ModelOptions *options, const OptionSpec *spec,
 			*(char **) field = pnstrdup(value->val.string.val,
 										value->val.string.len);
 			break;
+		case OPTION_INTERVAL:
+			*(Interval **) field = IntervalValue(spec, value);
+			break;
 	}
 }
 
 void
-OptionsApply(ModelOptions *options, const Jsonb *given, bool training)
+OptionsApply(ModelOptions *options, const Jsonb *given, OptionsUse use)
 {
 	JsonbIterator *it;
 	JsonbIteratorToken token;
@@ -298,12 +341,18 @@ OptionsApply(ModelOptions *options, const Jsonb *given, bool training)
 		{
 			int			before = options->embedding_size;
 
+			if (use == OPTIONS_OF_TRAINING && spec->of_refresh)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("option \"%s\" is not one of training",
+								spec->name),
+						 errhint("Set it with limaml_set_options.")));
 			SetOption(options, spec, &value);
-			if (training && spec->of_table &&
+			if (use != OPTIONS_OF_MODEL && spec->of_table &&
 				options->embedding_size != before)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("option \"%s\" cannot be changed by limaml_train",
+						 errmsg("option \"%s\" of a model that exists cannot be changed",
 								spec->name),
 						 errdetail("The model's embeddings table holds vectors of %d numbers.",
 								   before),
@@ -337,6 +386,8 @@ OptionsToJson(const ModelOptions *options)
 		const OptionSpec *spec = &option_specs[i];
 		const void *field = FieldOf(options, spec);
 
+		if (spec->of_refresh)
+			continue;
 		appendStringInfo(&json, "%s\"%s\": ", i > 0 ? ", " : "", spec->name);
 		switch (spec->kind)
 		{
@@ -378,6 +429,8 @@ OptionsToJson(const ModelOptions *options)
 					escape_json(&json, *(char *const *) field);
 				else
 					appendStringInfoString(&json, "null");
+				break;
+			case OPTION_INTERVAL:
 				break;
 		}
 	}

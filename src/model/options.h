@@ -16,6 +16,7 @@
 
 #include "lib/stringinfo.h"
 #include "utils/jsonb.h"
+#include "utils/timestamp.h"
 
 #include "math/network.h"
 
@@ -33,6 +34,13 @@ typedef enum SupportSplit
 	SPLIT_MIXED,				/* one of the two above, with equal chance */
 	SPLIT_FIXED					/* the oldest support_fraction adapt */
 } SupportSplit;
+
+/* How a refresh knows which entities have changed. */
+typedef enum Staleness
+{
+	STALENESS_EVENT_TIME,		/* they have rows newer than the last one */
+	STALENESS_CHANGES			/* triggers wrote their keys down */
+} Staleness;
 
 /* The hidden widths of a block; one layer fewer than the block has. */
 typedef struct HiddenWidths
@@ -80,6 +88,11 @@ typedef struct ModelOptions
 	double		clip_norm;
 	double		validation_fraction;
 	int			seed;
+
+	/* refreshing, which is the model's and not a version's matter */
+	Interval   *refresh_interval;	/* of the launcher's, or NULL */
+	int			staleness;
+	Interval   *lateness;		/* how late a row may commit or arrive */
 } ModelOptions;
 
 /* Labels as options and networks spell them, in the order of the enums. */
@@ -91,19 +104,23 @@ extern const char *const inner_weighting_labels[];
 
 extern void OptionsDefault(ModelOptions *options);
 
-/*
- * Lays the given options over those there are.  While training, an option
- * that the embeddings table depends on may not differ.  Errors name the
- * option.
- */
+/* Who gives options, and so which ones may be given. */
+typedef enum OptionsUse
+{
+	OPTIONS_OF_MODEL,			/* any */
+	OPTIONS_OF_TRAINING,		/* not refreshing's, nor the table's */
+	OPTIONS_OF_CHANGE			/* of a model that there is: not the table's */
+} OptionsUse;
+
+/* Lays the given options over those there are.  Errors name the option. */
 extern void OptionsApply(ModelOptions *options, const Jsonb *given,
-						 bool training);
+						 OptionsUse use);
 
 /* What is not any single option's business; after the last OptionsApply. */
 extern void OptionsFinish(ModelOptions *options);
 
 /*
- * All options as a JSON object, written as jsonb writes it: a network file that
+ * All options of training as a JSON object, written as jsonb writes it: a network file that
  * is read and written again is to be the same to the byte.
  */
 extern char *OptionsToJson(const ModelOptions *options);

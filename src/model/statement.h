@@ -43,6 +43,9 @@ extern void ExecuteAsCatalog(const char *sql, Parameters *parameters,
 /* A column of the first row of the last statement's result. */
 extern Datum ResultColumn(int column, bool *isnull);
 
+/* The elements of a text[]. */
+extern char **TextArray(Datum datum, int *count);
+
 /*
  * Whose rights apply.  Enter before work that is for another role's rights,
  * leave after it; an error leaves by itself.  The search path is the server's

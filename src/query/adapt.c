@@ -10,10 +10,15 @@
 #include <math.h>
 
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/tuptable.h"
 #include "math/adapt.h"
 #include "miscadmin.h"
+#include "nodes/params.h"
+#include "portability/instr_time.h"
 #include "query/adapt.h"
 #include "storage/shmem.h"
+#include "tcop/dest.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -21,9 +26,61 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/typcache.h"
 
-/* Rows that are fetched from the cursor at a time. */
-#define FETCH_ROWS 1000
+/* The most entities that AdapterBatchEntities gives. */
+#define MOST_BATCH_ENTITIES 500
+
+/* Rows there is room for in an entity's first buffer. */
+#define FIRST_ROWS 16
+
+/* About what a copy of a time takes that is no value (numeric). */
+#define TIME_COPY_SIZE 32
+
+/* About what smaller buffers leave behind that an entity has outgrown. */
+#define OUTGROWN_SIZE 8192
+
+/* A row of an entity as it is kept until all rows have been read. */
+typedef struct KeptRow
+{
+	Datum		time;			/* a copy where it is a pointer */
+	uint64		hash;
+
+	/*
+	 * What the network sees of it, as bytes that are alike where it is: there
+	 * is no padding, -0 is 0, and there is one NaN.
+	 */
+	float		label;
+	float		weight;
+	FeatureCode codes[FLEXIBLE_ARRAY_MEMBER];
+} KeptRow;
+
+StaticAssertDecl(offsetof(KeptRow, codes) ==
+				 offsetof(KeptRow, label) + 2 * sizeof(float),
+				 "padding between label and codes");
+
+/*
+ * An entity's newest rows, and up to as many older ones that go when the
+ * buffer is full.
+ */
+typedef struct KeptRows
+{
+	char	   *rows;
+	int			count;
+	int			room;
+} KeptRows;
+
+/* Takes the rows of a batch as the executor finds them. */
+typedef struct RowReceiver
+{
+	DestReceiver receiver;		/* first, for it is what the executor knows */
+	Adapter    *adapter;
+	Datum	  **key;
+	KeptRows   *kept;			/* of each entity */
+	AdaptedEntity *adapted;
+	MemoryContext row_context;
+	ErrorContextCallback *error_context;	/* outside of the query */
+} RowReceiver;
 
 static void
 FreePlan(void *plan)
@@ -96,13 +153,14 @@ AdapterInit(Adapter *adapter, const Model *model,
 	const NetworkShape *shape = &trained->shape;
 	int			rows = Max(trained->support_rows, 1);
 	ModelOptions options;
+	TypeCacheEntry *time;
 	Jsonb	   *json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
 														  CStringGetDatum(trained->options)));
 	MemoryContext context = CurrentMemoryContext;
 
 	/* which column weighs rows is the version's matter, not the model's */
 	OptionsDefault(&options);
-	OptionsApply(&options, json, false);
+	OptionsApply(&options, json, OPTIONS_OF_MODEL);
 
 	adapter->trained = trained;
 	adapter->context = context;
@@ -114,6 +172,11 @@ AdapterInit(Adapter *adapter, const Model *model,
 									  adapter->source.feature);
 	adapter->meta_readers = FeatureReaders(&trained->entity,
 										   adapter->source.meta_feature);
+	time = lookup_type_cache(adapter->source.event_time.type,
+							 TYPECACHE_LT_OPR);
+	memset(&adapter->time_order, 0, sizeof(SortSupportData));
+	adapter->time_order.ssup_cxt = context;
+	PrepareSortSupportFromOrderingOp(time->lt_opr, &adapter->time_order);
 	adapter->batch = AllocSetContextCreate(context, "limaml batch",
 										   ALLOCSET_DEFAULT_SIZES);
 	adapter->rows_plan = NULL;
@@ -126,6 +189,9 @@ AdapterInit(Adapter *adapter, const Model *model,
 	adapter->offset = Numbers(rows, 1);
 	adapter->same_time = palloc(sizeof(bool) * rows);
 	adapter->memory = Numbers(adapt_size(shape, rows), 1);
+	adapter->reading_seconds = 0;
+	adapter->adapting_seconds = 0;
+	adapter->rows_read = 0;
 }
 
 /* The key columns' values as one array each. */
@@ -262,112 +328,322 @@ AdaptOne(Adapter *adapter, int n, const FeatureCode *codes,
 	adapted->loss_after = adaptation.loss_after;
 }
 
+/* Bytes of what the network sees of a row, and of the whole row as kept. */
+static Size
+SeenSize(const Adapter *adapter)
+{
+	return 2 * sizeof(float) +
+		adapter->trained->interaction.count * sizeof(FeatureCode);
+}
+
+static Size
+KeptRowSize(const Adapter *adapter)
+{
+	return MAXALIGN(offsetof(KeptRow, label) + SeenSize(adapter));
+}
+
+static const unsigned char *
+Seen(const KeptRow *row)
+{
+	return (const unsigned char *) row + offsetof(KeptRow, label);
+}
+
+static KeptRow *
+RowAt(const Adapter *adapter, const KeptRows *kept, int i)
+{
+	return (KeptRow *) (kept->rows + i * KeptRowSize(adapter));
+}
+
+int
+AdapterBatchEntities(const Adapter *adapter, Size memory)
+{
+	const TrainedNetwork *trained = adapter->trained;
+	Size		row = KeptRowSize(adapter) +
+		(adapter->source.event_time.by_value ? 0 : TIME_COPY_SIZE);
+	Size		entity = 2 * trained->support_rows * row + OUTGROWN_SIZE +
+		sizeof(KeptRows) + sizeof(AdaptedEntity) +
+		network_embedding_size(&trained->shape) * sizeof(float) +
+		trained->entity.count * sizeof(FeatureCode);
+
+	return (int) Max(Min(memory / entity, MOST_BATCH_ENTITIES), 1);
+}
+
+/* Oldest first. */
+static int
+CompareRows(const void *a, const void *b, void *arg)
+{
+	Adapter    *adapter = arg;
+	const KeptRow *x = a;
+	const KeptRow *y = b;
+	int			order = ApplySortComparator(x->time, false, y->time, false,
+											&adapter->time_order);
+
+	if (order == 0)
+		order = (x->hash > y->hash) - (x->hash < y->hash);
+	if (order == 0)
+		order = memcmp(Seen(x), Seen(y), SeenSize(adapter));
+	return order;
+}
+
+/* Sorts an entity's rows, and drops all but the newest. */
+static void
+KeepNewest(Adapter *adapter, KeptRows *kept)
+{
+	int			older = kept->count - adapter->trained->support_rows;
+
+	if (kept->count > 1)
+		qsort_arg(kept->rows, kept->count, KeptRowSize(adapter), CompareRows,
+				  adapter);
+	if (older <= 0)
+		return;
+	if (!adapter->source.event_time.by_value)
+		for (int i = 0; i < older; i++)
+			pfree(DatumGetPointer(RowAt(adapter, kept, i)->time));
+	kept->count -= older;
+	memmove(kept->rows, RowAt(adapter, kept, older),
+			kept->count * KeptRowSize(adapter));
+}
+
+/* Room for one more row. */
+static KeptRow *
+NextRow(Adapter *adapter, KeptRows *kept)
+{
+	int			most = 2 * adapter->trained->support_rows;
+
+	if (kept->count == most)
+		KeepNewest(adapter, kept);
+	if (kept->count == kept->room)
+	{
+		Size		size;
+
+		kept->room = Min(Max(2 * kept->room, FIRST_ROWS), most);
+		size = kept->room * KeptRowSize(adapter);
+		kept->rows = kept->rows ? repalloc(kept->rows, size) :
+			MemoryContextAlloc(adapter->batch, size);
+	}
+	return RowAt(adapter, kept, kept->count++);
+}
+
+static void
+StartRows(DestReceiver *self, int operation, TupleDesc desc)
+{
+	RowReceiver *rows = (RowReceiver *) self;
+	ErrorContextCallback *inner = error_context_stack;
+
+	error_context_stack = rows->error_context;
+	SourceCheckRow(&rows->adapter->source, desc, 2);
+	error_context_stack = inner;
+}
+
+/* The same bytes for numbers that are the same to the network. */
+static float
+OneOfAKind(float number)
+{
+	if (isnan(number))
+		return get_float4_nan();
+	return number == 0 ? 0 : number;
+}
+
+/* A time that outlives its row, in the form that equal ones share. */
+static Datum
+CopyTime(const Adapter *adapter, Datum time)
+{
+	const SourceColumn *column = &adapter->source.event_time;
+	MemoryContext old;
+
+	if (column->by_value)
+		return time;
+	if (column->length == -1)
+		time = PointerGetDatum(PG_DETOAST_DATUM(time));
+	old = MemoryContextSwitchTo(adapter->batch);
+	time = datumCopy(time, false, column->length);
+	MemoryContextSwitchTo(old);
+	return time;
+}
+
+static void
+KeepRow(RowReceiver *rows, const Datum *values, const bool *isnull)
+{
+	Adapter    *adapter = rows->adapter;
+	const Source *source = &adapter->source;
+	const Encoder *encoder = &adapter->trained->interaction;
+	int			place = (int) DatumGetInt64(values[0]) - 1;
+	int			first = 3 + (source->weight.name ? 1 : 0);
+	Datum		key[INDEX_MAX_KEYS];
+	Interaction interaction;
+	KeptRow    *row;
+
+	for (int k = 0; k < source->key.count; k++)
+		key[k] = rows->key[k][place];
+	interaction = SourceReadInteraction(source, adapter->trained->shape.loss,
+										values + 2, isnull + 2, key);
+	rows->adapted[place].interactions++;
+	row = NextRow(adapter, &rows->kept[place]);
+	row->time = CopyTime(adapter, values[1]);
+	row->label = OneOfAKind(interaction.label);
+	row->weight = OneOfAKind(interaction.weight);
+	for (int f = 0; f < encoder->count; f++)
+	{
+		row->codes[f] = ReadFeature(&adapter->readers[f],
+									&encoder->features[f], values[first + f],
+									isnull[first + f]);
+		if (encoder->features[f].kind == FEATURE_NUMERIC)
+			row->codes[f].number = OneOfAKind(row->codes[f].number);
+	}
+
+	/*
+	 * Which of the rows of one time count as newer is to have nothing to do
+	 * with their labels or any feature.  With the time in it the hash does not
+	 * order what happens again and again the same way every time.
+	 */
+	row->hash = hash_bytes_extended(Seen(row), (int) SeenSize(adapter),
+									datum_image_hash(row->time,
+													 source->event_time.by_value,
+													 source->event_time.length));
+}
+
+static bool
+ReceiveRow(TupleTableSlot *slot, DestReceiver *self)
+{
+	RowReceiver *rows = (RowReceiver *) self;
+	ErrorContextCallback *inner = error_context_stack;
+	MemoryContext old;
+
+	/* what is wrong with a row has nothing to do with the query */
+	error_context_stack = rows->error_context;
+	slot_getallattrs(slot);
+	MemoryContextReset(rows->row_context);
+	old = MemoryContextSwitchTo(rows->row_context);
+	KeepRow(rows, slot->tts_values, slot->tts_isnull);
+	MemoryContextSwitchTo(old);
+	error_context_stack = inner;
+	return true;
+}
+
+static void
+EndRows(DestReceiver *self)
+{
+}
+
+/* Reads the newest rows of the entities, and counts all. */
+static void
+ReadRows(Adapter *adapter, int count, Datum **key, bool read_only,
+		 KeptRows *kept, AdaptedEntity *adapted)
+{
+	int			keys = adapter->source.key.count;
+	RowReceiver rows = {
+		.receiver = {
+			.receiveSlot = ReceiveRow,
+			.rStartup = StartRows,
+			.rShutdown = EndRows,
+			.rDestroy = EndRows,
+			.mydest = DestTuplestore	/* the likest to it that has a name */
+		},
+		.adapter = adapter,
+		.key = key,
+		.kept = kept,
+		.adapted = adapted,
+		.error_context = error_context_stack
+	};
+	SPIExecuteOptions options = {
+		.read_only = read_only,
+		.dest = &rows.receiver
+	};
+	Datum	   *arrays;
+
+	if (adapter->rows_plan == NULL)
+		adapter->rows_plan = PreparePlan(adapter,
+										 SourceBatchQuery(&adapter->source));
+	MemoryContextSwitchTo(adapter->batch);
+	rows.row_context = AllocSetContextCreate(adapter->batch, "limaml row",
+											 ALLOCSET_DEFAULT_SIZES);
+	arrays = KeyArrays(adapter, count, key);
+	options.params = makeParamList(keys);
+	for (int k = 0; k < keys; k++)
+	{
+		ParamExternData *param = &options.params->params[k];
+
+		param->value = arrays[k];
+		param->isnull = false;
+		param->pflags = PARAM_FLAG_CONST;
+		param->ptype = get_array_type(adapter->source.key.columns[k].type);
+	}
+	if (SPI_execute_plan_extended(adapter->rows_plan,
+								  &options) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the interactions");
+	MemoryContextSwitchTo(adapter->batch);
+	adapter->rows_read += SPI_processed;
+}
+
+/* Puts an entity's newest rows into the adapter; returns their number. */
+static int
+EncodeRows(Adapter *adapter, KeptRows *kept, AdaptedEntity *adapted)
+{
+	const Encoder *encoder = &adapter->trained->interaction;
+
+	KeepNewest(adapter, kept);
+	for (int i = 0; i < kept->count; i++)
+	{
+		const KeptRow *row = RowAt(adapter, kept, i);
+
+		adapter->label[i] = row->label;
+		adapter->weight[i] = row->weight;
+		adapter->same_time[i] = i > 0 &&
+			SourceSameTime(&adapter->source, row->time,
+						   adapted->adapted_through);
+		adapter->offset[i] = Encode(encoder, row->codes,
+									adapter->z + (Size) i * encoder->width);
+		adapted->adapted_through = row->time;
+	}
+	return kept->count;
+}
+
+/* Seconds since *start, which becomes now. */
+static double
+Lap(instr_time *start)
+{
+	instr_time	now;
+	instr_time	lap;
+
+	INSTR_TIME_SET_CURRENT(now);
+	lap = now;
+	INSTR_TIME_SUBTRACT(lap, *start);
+	*start = now;
+	return INSTR_TIME_GET_DOUBLE(lap);
+}
+
 AdaptedEntity *
 AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only)
 {
 	const TrainedNetwork *trained = adapter->trained;
-	const Encoder *encoder = &trained->interaction;
-	const Source *source = &adapter->source;
-	int			keys = source->key.count;
-	int			first = 5 + (source->weight.name ? 1 : 0);
-	FeatureCode *meta_codes;
-	FeatureCode *codes;
-	AdaptedEntity *adapted;
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext row_context;
-	Portal		portal;
-	int			at = 0;			/* the entity whose rows are being read */
-	int			n = 0;			/* rows of it so far */
-	Datum		values[INDEX_MAX_KEYS];
+	FeatureCode *meta_codes;
+	AdaptedEntity *adapted;
+	KeptRows   *kept;
+	instr_time	start;
 
+	INSTR_TIME_SET_CURRENT(start);
 	MemoryContextReset(adapter->batch);
 	MemoryContextSwitchTo(adapter->batch);
 	adapted = palloc0(sizeof(AdaptedEntity) * count);
-	codes = palloc(sizeof(FeatureCode) * Max(encoder->count, 1));
+	kept = palloc0(sizeof(KeptRows) * count);
 	meta_codes = palloc(mul_size(sizeof(FeatureCode),
 								 mul_size(count, Max(trained->entity.count, 1))));
-	row_context = AllocSetContextCreate(adapter->batch, "limaml rows",
-										ALLOCSET_DEFAULT_SIZES);
 	EntityCodes(adapter, count, key, read_only, meta_codes);
+	ReadRows(adapter, count, key, read_only, kept, adapted);
+	adapter->reading_seconds += Lap(&start);
 
-	if (adapter->rows_plan == NULL)
-		adapter->rows_plan = PreparePlan(adapter,
-										 SourceBatchQuery(source,
-														  trained->support_rows));
-	MemoryContextSwitchTo(adapter->batch);
-	portal = SPI_cursor_open(NULL, adapter->rows_plan,
-							 KeyArrays(adapter, count, key), NULL, read_only);
-	SourceCheckRow(source, portal->tupDesc, 3);
-	for (;;)
+	for (int i = 0; i < count; i++)
 	{
-		uint64		fetched;
+		Datum		values[INDEX_MAX_KEYS];
 
-		SPI_cursor_fetch(portal, true, FETCH_ROWS);
-		fetched = SPI_processed;
-		MemoryContextSwitchTo(row_context);
-
-		/* one more turn after the last row ends the last entities */
-		for (uint64 r = 0; r <= fetched; r++)
-		{
-			HeapTuple	tuple;
-			TupleDesc	desc = SPI_tuptable->tupdesc;
-			Interaction interaction;
-			Datum		datum;
-			bool		isnull;
-			int			place = count;
-
-			if (r == fetched && fetched > 0)
-				break;
-			if (fetched > 0)
-			{
-				tuple = SPI_tuptable->vals[r];
-				place = (int) DatumGetInt64(SPI_getbinval(tuple, desc, 1,
-														  &isnull)) - 1;
-			}
-			for (; at < place; at++, n = 0)
-			{
-				CHECK_FOR_INTERRUPTS();
-				for (int k = 0; k < keys; k++)
-					values[k] = key[k][at];
-				AdaptOne(adapter, n, meta_codes + at * trained->entity.count,
-						 values, &adapted[at]);
-			}
-			if (fetched == 0)
-				break;
-
-			for (int k = 0; k < keys; k++)
-				values[k] = key[k][at];
-			interaction = SourceReadInteraction(source, trained->shape.loss,
-												tuple, desc, 4, values);
-			adapted[at].interactions =
-				DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
-			datum = SPI_getbinval(tuple, desc, 3, &isnull);
-			interaction.same_time = n > 0 &&
-				SourceSameTime(source, datum, adapted[at].adapted_through);
-			MemoryContextSwitchTo(adapter->batch);
-			adapted[at].adapted_through =
-				datumCopy(datum, source->event_time.by_value,
-						  source->event_time.length);
-			MemoryContextSwitchTo(row_context);
-			for (int f = 0; f < encoder->count; f++)
-			{
-				datum = SPI_getbinval(tuple, desc, first + f, &isnull);
-				codes[f] = ReadFeature(&adapter->readers[f],
-									   &encoder->features[f], datum, isnull);
-			}
-			adapter->label[n] = interaction.label;
-			adapter->weight[n] = interaction.weight;
-			adapter->same_time[n] = interaction.same_time;
-			adapter->offset[n] = Encode(encoder, codes,
-										adapter->z + (Size) n * encoder->width);
-			n++;
-		}
-		SPI_freetuptable(SPI_tuptable);
-		MemoryContextReset(row_context);
-		if (fetched == 0)
-			break;
+		CHECK_FOR_INTERRUPTS();
+		for (int k = 0; k < adapter->source.key.count; k++)
+			values[k] = key[k][i];
+		AdaptOne(adapter, EncodeRows(adapter, &kept[i], &adapted[i]),
+				 meta_codes + i * trained->entity.count, values, &adapted[i]);
 	}
-	SPI_cursor_close(portal);
+	adapter->adapting_seconds += Lap(&start);
 	MemoryContextSwitchTo(caller);
 	return adapted;
 }

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "utils/sortsupport.h"
 
 #include "model/trained_network.h"
 #include "query/source.h"
@@ -25,6 +26,7 @@ typedef struct Adapter
 	SPIPlanPtr	entities_plan;	/* prepare one takes rights on its relation */
 	ColumnReader *readers;
 	ColumnReader *meta_readers;
+	SortSupportData time_order;
 	MemoryContext context;		/* holds all of it */
 	MemoryContext batch;		/* reset by every batch */
 
@@ -36,6 +38,11 @@ typedef struct Adapter
 	float	   *offset;
 	bool	   *same_time;
 	float	   *memory;			/* of adapt() */
+
+	/* what it has done so far */
+	double		reading_seconds;
+	double		adapting_seconds;
+	int64		rows_read;
 } Adapter;
 
 typedef struct AdaptedEntity
@@ -61,6 +68,12 @@ extern void AdapterInit(Adapter *adapter, const Model *model,
  */
 extern AdaptedEntity *AdaptEntities(Adapter *adapter, int count, Datum **key,
 									bool read_only);
+
+/*
+ * How many entities AdaptEntities may be given for it to take about this much
+ * memory at most, however many rows they have: from 1 to 500.
+ */
+extern int	AdapterBatchEntities(const Adapter *adapter, Size memory);
 
 /* Codes of an entity about which nothing is known. */
 extern void UnknownEntityCodes(const Encoder *encoder, FeatureCode *codes);

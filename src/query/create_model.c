@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * create_model.c
- *	  limaml_create_model and limaml_drop_model: a model's declaration.
+ *	  limaml_create_model, limaml_set_options and limaml_drop_model: a model's
+ *	  declaration.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,6 +16,7 @@
 #include "miscadmin.h"
 #include "model/catalog.h"
 #include "nodes/makefuncs.h"
+#include "query/changes.h"
 #include "query/source.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -201,7 +203,7 @@ limaml_create_model(PG_FUNCTION_ARGS)
 	ModelOptions options;
 	Source		source;
 	RangeVar   *table;
-	Oid			type_schema = get_func_namespace(fcinfo->flinfo->fn_oid);
+	Oid			type_schema = ExtensionSchema();
 
 	for (int a = 0; a < (int) lengthof(arguments); a++)
 		if (PG_ARGISNULL(a) && a != 6 && a != 8)
@@ -245,7 +247,53 @@ limaml_create_model(PG_FUNCTION_ARGS)
 		table = makeRangeVarFromNameList(textToQualifiedNameList(PG_GETARG_TEXT_PP(8)));
 	model.embeddings = CreateEmbeddings(&source, table, type_schema,
 										options.embedding_size);
+	if (options.staleness == STALENESS_CHANGES)
+		ChangesEnable(&model);
 	CatalogInsertModel(&model);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(limaml_set_options);
+
+/*
+ * limaml_set_options(model text, options jsonb): lays these options over the
+ * model's.  Those of training count from the next training on.
+ */
+Datum
+limaml_set_options(PG_FUNCTION_ARGS)
+{
+	Jsonb	   *given = PG_GETARG_JSONB_P(1);
+	ModelOptions before;
+	ModelOptions options;
+	Source		source;
+	RightsScope scope;
+	Model	   *model;
+
+	PreventCommandIfReadOnly("limaml_set_options()");
+	SPI_connect();
+	model = CatalogModel(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	CatalogCheckOwner(model, "change");
+	CatalogOptions(model, NULL, &before);
+	options = before;
+	OptionsApply(&options, given, OPTIONS_OF_CHANGE);
+	OptionsFinish(&options);
+	CheckDeclaration(model, &options, &source);
+	model->options = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat,
+														JsonbPGetDatum(model->options),
+														JsonbPGetDatum(given)));
+	EnterOwner(&scope, model);
+	if (options.staleness != before.staleness)
+	{
+		/* neither way of knowing knows what the other has seen */
+		CatalogForgetRefresh(model, 0);
+		if (options.staleness == STALENESS_CHANGES)
+			ChangesEnable(model);
+		else
+			ChangesDisable(model);
+	}
+	CatalogUpdateModel(model);
+	LeaveRights(&scope);
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -275,7 +323,7 @@ limaml_drop_model(PG_FUNCTION_ARGS)
 	 */
 	number = get_attnum(model->embeddings, "embedding");
 	if (number > 0 && get_atttype(model->embeddings, number) ==
-		MetaEmbeddingType(fcinfo->flinfo->fn_oid))
+		MetaEmbeddingType())
 	{
 		char	   *sql = psprintf("DROP TABLE %s",
 								   ModelRelationName(model, model->embeddings,
@@ -284,6 +332,8 @@ limaml_drop_model(PG_FUNCTION_ARGS)
 		if (SPI_execute(sql, false, 0) != SPI_OK_UTILITY)
 			elog(ERROR, "could not drop the embeddings table: %s", sql);
 	}
+	if (OidIsValid(model->changes))
+		ChangesDisable(model);
 	CatalogDeleteModel(model);
 	LeaveRights(&scope);
 	SPI_finish();

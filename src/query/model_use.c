@@ -191,7 +191,7 @@ UseModel(FunctionCallInfo fcinfo, int key_argument)
 		MemoryContextSetParent(found.context, fcinfo->flinfo->fn_mcxt);
 		*use = found;
 		use->binding.key = &use->key;
-		use->embedding_type = MetaEmbeddingType(fcinfo->flinfo->fn_oid);
+		use->embedding_type = MetaEmbeddingType();
 	}
 	return use;
 }

@@ -13,7 +13,6 @@
 
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "query/source.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -186,9 +185,9 @@ SourceInitDeclared(Source *source, const Model *model, const char *weight,
 
 /*
  * The columns a row of interactions has beside its key, from alias i, as c1
- * and so on: one column may serve twice.  Returns their number.
+ * and so on: one column may serve twice.
  */
-static int
+static void
 AppendRowColumns(StringInfo sql, const Source *source)
 {
 	int			count = 0;
@@ -204,7 +203,6 @@ AppendRowColumns(StringInfo sql, const Source *source)
 	for (int f = 0; f < source->features; f++)
 		APPEND_COLUMN(source->feature[f]);
 #undef APPEND_COLUMN
-	return count;
 }
 
 /*
@@ -213,7 +211,7 @@ AppendRowColumns(StringInfo sql, const Source *source)
  * hashes tie the columns themselves.
  */
 static void
-AppendRowOrder(StringInfo sql, const Source *source, const char *direction)
+AppendRowOrder(StringInfo sql, const Source *source)
 {
 	SourceColumn columns[3];
 	int			fixed = 0;
@@ -223,8 +221,8 @@ AppendRowOrder(StringInfo sql, const Source *source, const char *direction)
 	if (source->weight.name)
 		columns[fixed++] = source->weight;
 
-	appendStringInfo(sql, "i.%s%s, pg_catalog.hash_record_extended(ROW(",
-					 quote_identifier(source->event_time.name), direction);
+	appendStringInfo(sql, "i.%s, pg_catalog.hash_record_extended(ROW(",
+					 quote_identifier(source->event_time.name));
 	for (int c = 0; c < fixed + source->features; c++)
 	{
 		const SourceColumn *column = c < fixed ? &columns[c] :
@@ -236,15 +234,14 @@ AppendRowOrder(StringInfo sql, const Source *source, const char *direction)
 						 quote_identifier(column->name));
 		any = true;
 	}
-	appendStringInfo(sql, "), 0)%s", direction);
+	appendStringInfoString(sql, "), 0)");
 	for (int c = 0; c < fixed + source->features; c++)
 	{
 		const SourceColumn *column = c < fixed ? &columns[c] :
 			&source->feature[c - fixed];
 
 		if (column->sortable)
-			appendStringInfo(sql, ", i.%s%s", quote_identifier(column->name),
-							 direction);
+			appendStringInfo(sql, ", i.%s", quote_identifier(column->name));
 	}
 }
 
@@ -306,7 +303,7 @@ SourceTrainingQuery(const Source *source)
 	appendStringInfoString(&sql, "SELECT pg_catalog.row_number() OVER (PARTITION BY ");
 	AppendKey(&sql, source, "i");
 	appendStringInfoString(&sql, " ORDER BY ");
-	AppendRowOrder(&sql, source, "");
+	AppendRowOrder(&sql, source);
 	appendStringInfoString(&sql, ") AS \"number of the row\", pg_catalog.count(*) OVER (PARTITION BY ");
 	AppendKey(&sql, source, "i");
 	appendStringInfoString(&sql, "), ");
@@ -368,31 +365,19 @@ SourceDuplicatesQuery(const Source *source)
 }
 
 char *
-SourceBatchQuery(const Source *source, int support_rows)
+SourceBatchQuery(const Source *source)
 {
 	StringInfoData sql;
-	StringInfoData rows;
-	int			columns;
-
-	initStringInfo(&rows);
-	appendStringInfoString(&rows, "SELECT " PLACE ", pg_catalog.count(*) OVER (PARTITION BY " PLACE ") AS \"rows of the entity\", pg_catalog.row_number() OVER (PARTITION BY " PLACE " ORDER BY ");
-	AppendRowOrder(&rows, source, " DESC");
-	appendStringInfoString(&rows, ") AS \"number of the row\"");
-	columns = AppendRowColumns(&rows, source);
-	appendStringInfoString(&rows, " FROM ");
-	AppendGivenKeys(&rows, source);
-	appendStringInfo(&rows, " JOIN %s AS i ON ", source->interactions);
-	AppendKeyEquality(&rows, &source->key, NULL, "i", "k");
-	appendStringInfoString(&rows, " WHERE ");
-	AppendUsable(&rows, source);
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT " PLACE ", k.\"rows of the entity\"");
-	for (int c = 1; c <= columns; c++)
-		appendStringInfo(&sql, ", k.c%d", c);
-	appendStringInfo(&sql, " FROM (%s) AS k WHERE k.\"number of the row\" OPERATOR(pg_catalog.<=) %d"
-					 " ORDER BY " PLACE ", k.\"number of the row\" DESC",
-					 rows.data, support_rows);
+	appendStringInfoString(&sql, "SELECT " PLACE);
+	AppendRowColumns(&sql, source);
+	appendStringInfoString(&sql, " FROM ");
+	AppendGivenKeys(&sql, source);
+	appendStringInfo(&sql, " JOIN %s AS i ON ", source->interactions);
+	AppendKeyEquality(&sql, &source->key, NULL, "i", "k");
+	appendStringInfoString(&sql, " WHERE ");
+	AppendUsable(&sql, source);
 	return sql.data;
 }
 
@@ -413,38 +398,214 @@ SourceEntitiesQuery(const Source *source)
 	return sql.data;
 }
 
-char *
-SourceStaleQuery(const Source *source, bool all)
+/* "AND every key column of an alias is there" */
+static void
+AppendKeyThere(StringInfo sql, const Source *source, const char *alias)
+{
+	for (int k = 0; k < source->key.count; k++)
+		appendStringInfo(sql, " AND %s.%s IS NOT NULL", alias,
+						 quote_identifier(source->key.columns[k].name));
+}
+
+/* Entities by their rows, those of $2 and later or all: key, count, newest. */
+static void
+AppendEntities(StringInfo sql, const Source *source, bool newer)
+{
+	const char *time = quote_identifier(source->event_time.name);
+
+	appendStringInfoString(sql, "(SELECT ");
+	AppendKey(sql, source, "i");
+	appendStringInfo(sql, ", pg_catalog.count(*) AS \"rows of the entity\", pg_catalog.max(i.%s) AS \"newest row\" FROM %s AS i WHERE ",
+					 time, source->interactions);
+	AppendUsable(sql, source);
+	AppendKeyThere(sql, source, "i");
+	if (newer)
+		appendStringInfo(sql, " AND i.%s OPERATOR(pg_catalog.>) $2", time);
+	appendStringInfoString(sql, " GROUP BY ");
+	AppendKey(sql, source, "i");
+	appendStringInfoString(sql, ") AS i");
+}
+
+/* Of the newest rows the newest, but for those that are at no time. */
+static void
+AppendNewest(StringInfo sql, const Source *source)
+{
+	Oid			type = getBaseType(source->event_time.type);
+	const char *end = type == INT2OID || type == INT4OID || type == INT8OID ?
+		NULL : "infinity";
+
+	appendStringInfoString(sql, "pg_catalog.max(s.\"newest row\")");
+	if (end)
+		appendStringInfo(sql, " FILTER (WHERE s.\"newest row\" OPERATOR(pg_catalog.<) '%s'::%s)",
+						 end, format_type_extended(type, -1,
+												   FORMAT_TYPE_FORCE_QUALIFY));
+	appendStringInfoString(sql, " OVER ()");
+}
+
+/*
+ * Entities without an embedding come in the order of their keys, in which
+ * their embeddings then lie; the others in the order of a hash, so that those
+ * of one page are updated in many batches: each finds the room that the
+ * versions of rows before it have left, and none makes the table grow.
+ */
+static void
+AppendListOrder(StringInfo sql, const Source *source)
+{
+	bool		hashable = true;
+
+	for (int k = 0; k < source->key.count; k++)
+		hashable = hashable &&
+			OidIsValid(lookup_type_cache(source->key.columns[k].type,
+										 TYPECACHE_HASH_EXTENDED_PROC)->hash_extended_proc);
+	appendStringInfoString(sql, " ORDER BY ");
+	if (hashable)
+	{
+		appendStringInfoString(sql, "CASE WHEN l.\"is stored\" THEN pg_catalog.hash_record_extended(ROW(");
+		AppendKey(sql, source, "l");
+		appendStringInfoString(sql, "), 0) END NULLS FIRST, ");
+	}
+	AppendKey(sql, source, "l");
+}
+
+/* The number of an entity's rows as an embedding has it, which is an integer. */
+#define ROWS_OF(alias) \
+	"CASE WHEN " alias ".\"rows of the entity\" OPERATOR(pg_catalog.>) 2147483647" \
+	" THEN 2147483647 ELSE " alias ".\"rows of the entity\" END"
+
+/* "x JOIN the version's embeddings AS e" */
+static void
+AppendEmbeddings(StringInfo sql, const Source *source, const char *join)
 {
 	const Model *model = source->model;
-	StringInfoData sql;
 
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT ");
+	appendStringInfo(sql, " %s JOIN (SELECT * FROM %s AS e WHERE e.version OPERATOR(pg_catalog.=) $1) AS e ON ",
+					 join, ModelRelationName(model, model->embeddings,
+											 "embeddings"));
+	AppendKeyEquality(sql, &source->key, NULL, "i", "e");
+}
+
+/* All entities, held against all embeddings. */
+static void
+AppendListOfAll(StringInfo sql, const Source *source, bool different)
+{
+	appendStringInfoString(sql, "SELECT ");
 	for (int k = 0; k < source->key.count; k++)
 	{
 		const char *name = quote_identifier(source->key.columns[k].name);
 
-		appendStringInfo(&sql, "%sCOALESCE(i.%s, e.%s)", k > 0 ? ", " : "",
-						 name, name);
+		appendStringInfo(sql, "COALESCE(i.%s, e.%s) AS %s, ", name, name,
+						 name);
 	}
-	appendStringInfoString(&sql, " FROM (SELECT ");
-	AppendKey(&sql, source, "i");
-	appendStringInfo(&sql, ", pg_catalog.count(*) AS \"rows of the entity\", pg_catalog.max(i.%s) AS \"newest row\" FROM %s AS i WHERE ",
-					 quote_identifier(source->event_time.name),
+	appendStringInfoString(sql, "i.\"newest row\", e.version IS NOT NULL AS \"is stored\", ");
+	appendStringInfoString(sql, different ?
+						   ROWS_OF("i") " IS DISTINCT FROM NULLIF(e.interactions, 0)"
+						   " OR i.\"newest row\" IS DISTINCT FROM e.adapted_through" :
+						   "e.version IS NULL OR e.adapted_at OPERATOR(pg_catalog.<) $2");
+	appendStringInfoString(sql, " AS \"is stale\" FROM ");
+	AppendEntities(sql, source, false);
+	AppendEmbeddings(sql, source, "FULL");
+}
+
+/*
+ * Entities with rows after $2.  Where the newest is the one that the embedding
+ * knows, the entity's rows are counted: some may have come late.
+ */
+static void
+AppendListOfNewer(StringInfo sql, const Source *source)
+{
+	appendStringInfoString(sql, "WITH n AS MATERIALIZED (SELECT ");
+	AppendKey(sql, source, "i");
+	appendStringInfoString(sql, ", i.\"newest row\", e.interactions, e.version IS NOT NULL AS \"is stored\","
+						   " e.version IS NULL OR i.\"newest row\" IS DISTINCT FROM e.adapted_through AS \"is newer\" FROM ");
+	AppendEntities(sql, source, true);
+	AppendEmbeddings(sql, source, "LEFT");
+	appendStringInfoString(sql, "), c AS (SELECT ");
+	AppendKey(sql, source, "n");
+	appendStringInfo(sql, ", pg_catalog.count(*) AS \"rows of the entity\" FROM n JOIN %s AS i ON ",
 					 source->interactions);
-	AppendUsable(&sql, source);
-	for (int k = 0; k < source->key.count; k++)
-		appendStringInfo(&sql, " AND i.%s IS NOT NULL",
-						 quote_identifier(source->key.columns[k].name));
-	appendStringInfoString(&sql, " GROUP BY ");
-	AppendKey(&sql, source, "i");
-	appendStringInfo(&sql, ") AS i FULL JOIN (SELECT * FROM %s AS e WHERE e.version OPERATOR(pg_catalog.=) $1) AS e ON ",
-					 ModelRelationName(model, model->embeddings, "embeddings"));
-	AppendKeyEquality(&sql, &source->key, NULL, "i", "e");
-	if (!all)
-		appendStringInfoString(&sql, " WHERE i.\"rows of the entity\" IS DISTINCT FROM NULLIF(e.interactions, 0)"
-							   " OR i.\"newest row\" IS DISTINCT FROM e.adapted_through");
+	AppendKeyEquality(sql, &source->key, NULL, "i", "n");
+	appendStringInfoString(sql, " WHERE NOT n.\"is newer\" AND ");
+	AppendUsable(sql, source);
+	appendStringInfoString(sql, " GROUP BY ");
+	AppendKey(sql, source, "n");
+	appendStringInfoString(sql, ") SELECT ");
+	AppendKey(sql, source, "n");
+	appendStringInfoString(sql, ", n.\"newest row\", n.\"is stored\", n.\"is newer\" OR "
+						   ROWS_OF("c") " OPERATOR(pg_catalog.<>) n.interactions AS \"is stale\" FROM n LEFT JOIN c ON ");
+	AppendKeyEquality(sql, &source->key, NULL, "c", "n");
+}
+
+/* Entities whose keys are written down. */
+static void
+AppendListOfChanged(StringInfo sql, const Source *source)
+{
+	const Model *model = source->model;
+
+	appendStringInfoString(sql, "SELECT ");
+	AppendKey(sql, source, "i");
+	appendStringInfo(sql, ", NULL::%s AS \"newest row\", e.version IS NOT NULL AS \"is stored\", true AS \"is stale\" FROM (SELECT DISTINCT ",
+					 format_type_extended(source->event_time.type, -1,
+										  FORMAT_TYPE_FORCE_QUALIFY));
+	AppendKey(sql, source, "q");
+	appendStringInfo(sql, " FROM %s AS q WHERE true",
+					 ModelRelationName(model, model->changes, "changes"));
+	AppendKeyThere(sql, source, "q");
+	appendStringInfoString(sql, ") AS i");
+	AppendEmbeddings(sql, source, "LEFT");
+}
+
+/*
+ * What a list is made of: key..., newest row, and whether an embedding is
+ * stored and whether it is stale.
+ */
+static void
+AppendListed(StringInfo sql, const Source *source, SourceList list)
+{
+	appendStringInfoChar(sql, '(');
+	switch (list)
+	{
+		case LIST_ALL:
+		case LIST_DIFFERENT:
+			AppendListOfAll(sql, source, list == LIST_DIFFERENT);
+			break;
+		case LIST_NEWER:
+			AppendListOfNewer(sql, source);
+			break;
+		case LIST_CHANGED:
+			AppendListOfChanged(sql, source);
+			break;
+	}
+	appendStringInfoString(sql, ") AS s");
+}
+
+char *
+SourceListQuery(const Source *source, SourceList list)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT ");
+	AppendKey(&sql, source, "l");
+	appendStringInfoString(&sql, ", l.\"number of entities\", l.\"newest of all\" FROM (SELECT ");
+	AppendKey(&sql, source, "s");
+	appendStringInfoString(&sql, ", s.\"is stored\", s.\"is stale\", pg_catalog.count(*) FILTER (WHERE s.\"is stale\") OVER () AS \"number of entities\", ");
+	AppendNewest(&sql, source);
+	appendStringInfoString(&sql, " AS \"newest of all\" FROM ");
+	AppendListed(&sql, source, list);
+	appendStringInfoString(&sql, ") AS l WHERE l.\"is stale\"");
+	AppendListOrder(&sql, source);
+	return sql.data;
+}
+
+char *
+SourceCountQuery(const Source *source, SourceList list)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE NOT s.\"is stored\") FROM ");
+	AppendListed(&sql, source, list);
+	appendStringInfoString(&sql, " WHERE s.\"is stale\"");
 	return sql.data;
 }
 
@@ -486,13 +647,11 @@ SourceSameTime(const Source *source, Datum a, Datum b)
 }
 
 Interaction
-SourceReadInteraction(const Source *source, Loss loss, HeapTuple tuple,
-					  TupleDesc desc, int first, const Datum *key)
+SourceReadInteraction(const Source *source, Loss loss, const Datum *values,
+					  const bool *isnull, const Datum *key)
 {
 	Interaction interaction = {.weight = 1};
-	bool		isnull;
-	Datum		datum = SPI_getbinval(tuple, desc, first, &isnull);
-	double		label = ReadNumber(&source->label_reader, datum, isnull);
+	double		label = ReadNumber(&source->label_reader, values[0], isnull[0]);
 
 	if (loss == LOSS_BINARY && label != 0 && label != 1)
 		ereport(ERROR,
@@ -510,16 +669,15 @@ SourceReadInteraction(const Source *source, Loss loss, HeapTuple tuple,
 
 	if (source->weight.name)
 	{
-		double		weight;
+		double		weight = ReadNumber(&source->weight_reader, values[1],
+										isnull[1]);
 
-		datum = SPI_getbinval(tuple, desc, first + 1, &isnull);
-		weight = ReadNumber(&source->weight_reader, datum, isnull);
 		if (!(weight >= 0) || !isfinite((float) weight))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_EXCEPTION),
 					 errmsg("weight \"%s\" of %s is %s",
 							source->weight.name, KeyText(&source->key, key),
-							isnull ? "null" : psprintf("%g", weight)),
+							isnull[1] ? "null" : psprintf("%g", weight)),
 					 errhint("Weights are finite numbers from 0.")));
 		interaction.weight = (float) weight;
 	}

@@ -4,10 +4,11 @@
  *	  A model's source of rows: the SQL that reads interactions and entities,
  *	  and the reading of what it returns.
  *
- * Interactions of one entity are always read in the order of their event
+ * Interactions of one entity are always taken in the order of their event
  * time, and where that ties in an order that follows from all other columns
  * used.  Rows that still tie are alike, so that whatever is computed from them
- * has the same bits however the table is laid out.
+ * has the same bits however the table is laid out.  The training query sorts
+ * them so; those of a batch are sorted by who reads them (adapt.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -16,7 +17,6 @@
 
 #include "postgres.h"
 
-#include "access/htup.h"
 #include "access/tupdesc.h"
 #include "lib/stringinfo.h"
 
@@ -85,21 +85,35 @@ extern char *SourceSkippedQuery(const Source *source);
 extern char *SourceDuplicatesQuery(const Source *source);
 
 /*
- * The newest rows of given entities, oldest first.  Parameters are an array
- * of each key column's values.
- *		entity's place in the arrays from 1, number of its rows in all,
- *		event time, label, weight?, features...
+ * The rows of given entities, in no order.  Parameters are an array of each
+ * key column's values.
+ *		entity's place in the arrays from 1, event time, label, weight?,
+ *		features...
  */
-extern char *SourceBatchQuery(const Source *source, int support_rows);
+extern char *SourceBatchQuery(const Source *source);
 
 /* Their meta features: place, meta features...; entities may be missing. */
 extern char *SourceEntitiesQuery(const Source *source);
 
+/* Which entities to adapt for a version. */
+typedef enum SourceList
+{
+	LIST_ALL,					/* but those adapted since $2, a timestamptz */
+	LIST_DIFFERENT,				/* whose rows are more, fewer or newer than
+								 * what their embedding was adapted on */
+	LIST_NEWER,					/* of these, those with rows after $2, an
+								 * event time */
+	LIST_CHANGED				/* that triggers have written down */
+} SourceList;
+
 /*
- * Entities whose embedding of a version is not of all their rows, or (all)
- * whatever it is: key...  Parameter: the version.
+ * Entities to adapt: key..., how many they are, and the newest event time of
+ * all that were looked at.  Parameters: the version, and $2 where there is one.
  */
-extern char *SourceStaleQuery(const Source *source, bool all);
+extern char *SourceListQuery(const Source *source, SourceList list);
+
+/* How many they are, and how many of them have no embedding. */
+extern char *SourceCountQuery(const Source *source, SourceList list);
 
 /* One interaction as read: what math wants of it. */
 typedef struct Interaction
@@ -123,11 +137,12 @@ extern void SourceCheckEntity(const Source *source, TupleDesc desc, int first);
 extern bool SourceSameTime(const Source *source, Datum a, Datum b);
 
 /*
- * Reads label and weight from a row in which they are columns `first` and
- * after.  Errors name the entity, given as KeyText.
+ * Reads label and weight, with which values and isnull begin.  Errors name the
+ * entity by its key.
  */
 extern Interaction SourceReadInteraction(const Source *source, Loss loss,
-										 HeapTuple tuple, TupleDesc desc,
-										 int first, const Datum *key);
+										 const Datum *values,
+										 const bool *isnull,
+										 const Datum *key);
 
 #endif							/* QUERY_SOURCE_H */

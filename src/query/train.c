@@ -96,7 +96,7 @@ limaml_train(PG_FUNCTION_ARGS)
 	CatalogCheckOwner(model, "train");
 
 	EnterOwner(&scope, model);
-	CatalogCheckEmbeddings(model, MetaEmbeddingType(fcinfo->flinfo->fn_oid));
+	CatalogCheckEmbeddings(model, MetaEmbeddingType());
 	Train(model, given, &version, &log);
 	number = AddVersion(model, &version);
 	for (int e = 0; e < log.count; e++)

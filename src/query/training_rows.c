@@ -9,6 +9,7 @@
 
 #include <math.h>
 
+#include "access/htup_details.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "query/training_rows.h"
@@ -30,13 +31,13 @@ ZeroNumbers(Size count)
 /* One row of the training query. */
 typedef struct ScannedRow
 {
-	HeapTuple	tuple;
-	TupleDesc	desc;
+	Datum	   *values;
+	bool	   *isnull;
 	int			number;			/* from 0, among the entity's rows that count */
 	int			rows;			/* that count */
 	int			training_rows;	/* of them */
 	Interaction interaction;
-	int			features_at;	/* column of the first feature */
+	int			features_at;	/* index of the first feature */
 } ScannedRow;
 
 typedef void (*RowCallback) (TrainingRows *training, const ScannedRow *row,
@@ -51,6 +52,7 @@ ScanRows(TrainingRows *training, RowCallback callback, void *state)
 	Portal		portal;
 	int			keys = source->key.count;
 	Datum		before = (Datum) 0; /* event time of the row before */
+	ScannedRow	row;
 
 	if (plan == NULL)
 		elog(ERROR, "could not prepare the training query");
@@ -59,6 +61,9 @@ ScanRows(TrainingRows *training, RowCallback callback, void *state)
 	SourceCheckEntity(source, portal->tupDesc,
 					  5 + keys + (source->weight.name ? 1 : 0) +
 					  source->features);
+	row.values = palloc(sizeof(Datum) * portal->tupDesc->natts);
+	row.isnull = palloc(sizeof(bool) * portal->tupDesc->natts);
+	row.features_at = 4 + keys + (source->weight.name ? 1 : 0);
 	for (;;)
 	{
 		MemoryContext old;
@@ -69,36 +74,29 @@ ScanRows(TrainingRows *training, RowCallback callback, void *state)
 		old = MemoryContextSwitchTo(training->row_context);
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
-			ScannedRow	row;
-			Datum		key[INDEX_MAX_KEYS];
 			Datum		time;
-			bool		isnull;
 			int64		number;
 			int64		rows;
 
-			row.tuple = SPI_tuptable->vals[i];
-			row.desc = SPI_tuptable->tupdesc;
-			number = DatumGetInt64(SPI_getbinval(row.tuple, row.desc, 1,
-												 &isnull)) - 1;
-			rows = DatumGetInt64(SPI_getbinval(row.tuple, row.desc, 2,
-											   &isnull));
+			heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+							  row.values, row.isnull);
+			number = DatumGetInt64(row.values[0]) - 1;
+			rows = DatumGetInt64(row.values[1]);
 			row.rows = (int) Min(rows, MOST_ENTITY_ROWS);
 			if (number < rows - row.rows)
 				continue;
 			row.number = (int) (number - (rows - row.rows));
 			row.training_rows = row.rows -
 				(int) floor(training->options->validation_fraction * row.rows);
-			for (int k = 0; k < keys; k++)
-				key[k] = SPI_getbinval(row.tuple, row.desc, 3 + k, &isnull);
 			row.interaction = SourceReadInteraction(source,
 													training->options->loss,
-													row.tuple, row.desc,
-													4 + keys, key);
-			time = SPI_getbinval(row.tuple, row.desc, 3 + keys, &isnull);
+													row.values + 3 + keys,
+													row.isnull + 3 + keys,
+													row.values + 2);
+			time = row.values[2 + keys];
 			row.interaction.same_time = row.number > 0 &&
 				SourceSameTime(source, time, before);
 			before = time;
-			row.features_at = 5 + keys + (source->weight.name ? 1 : 0);
 			callback(training, &row, state);
 		}
 		MemoryContextSwitchTo(old);
@@ -134,9 +132,8 @@ AddStatistics(const Encoder *encoder, ColumnReader *readers,
 {
 	for (int f = 0; f < encoder->count; f++)
 	{
-		bool		isnull;
-		Datum		datum = SPI_getbinval(row->tuple, row->desc, first + f,
-										  &isnull);
+		Datum		datum = row->values[first + f];
+		bool		isnull = row->isnull[first + f];
 
 		if (encoder->features[f].kind == FEATURE_NUMERIC)
 			NumberStatisticsAdd(&statistics[f].number,
@@ -241,14 +238,9 @@ ReadCodes(const Encoder *encoder, ColumnReader *readers,
 		  const ScannedRow *row, int first, FeatureCode *codes)
 {
 	for (int f = 0; f < encoder->count; f++)
-	{
-		bool		isnull;
-		Datum		datum = SPI_getbinval(row->tuple, row->desc, first + f,
-										  &isnull);
-
-		codes[f] = ReadFeature(&readers[f], &encoder->features[f], datum,
-							   isnull);
-	}
+		codes[f] = ReadFeature(&readers[f], &encoder->features[f],
+							   row->values[first + f],
+							   row->isnull[first + f]);
 }
 
 static void
@@ -351,14 +343,9 @@ FindNthEntity(TrainingRows *training, const ScannedRow *row, void *state)
 
 	if (row->number == 0 && nth->met++ == nth->wanted)
 	{
-		Datum		values[INDEX_MAX_KEYS];
-		bool		isnull;
-		MemoryContext old;
+		MemoryContext old = MemoryContextSwitchTo(nth->context);
 
-		for (int k = 0; k < key->count; k++)
-			values[k] = SPI_getbinval(row->tuple, row->desc, 3 + k, &isnull);
-		old = MemoryContextSwitchTo(nth->context);
-		nth->text = KeyText(key, values);
+		nth->text = KeyText(key, row->values + 2);
 		MemoryContextSwitchTo(old);
 	}
 }

@@ -1,16 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * version.c
- *	  limaml_deploy, limaml_export and limaml_import: versions once trained.
+ *	  limaml_deploy, limaml_drop_version, limaml_export and limaml_import:
+ *	  versions once trained.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "model/catalog.h"
+#include "model/entity_key.h"
 #include "model/trained_network.h"
 #include "query/version.h"
 #include "utils/builtins.h"
@@ -19,10 +22,12 @@
 #include "utils/lsyscache.h"
 
 /*
- * Share of a page that a partition's inserts fill: a refreshed embedding then
- * finds room on its own page, and no index needs to know.
+ * Share of a page that a partition's inserts fill.  A refreshed embedding finds
+ * room on its own page, and no index needs to know; were somebody to hold a
+ * snapshot throughout a refresh of all entities, so that no old version can go
+ * before its end, the table would grow by a third, once.
  */
-#define PARTITION_FILLFACTOR 80
+#define PARTITION_FILLFACTOR 60
 
 static void
 CreatePartition(const Model *model, int version)
@@ -53,39 +58,168 @@ AddVersion(const Model *model, const VersionRecord *record)
 	return version;
 }
 
+/* A version as an argument gives it: a number from 1. */
+static int
+VersionArgument(const Model *model, int number)
+{
+	if (number < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("model \"%s\" has no version %d", model->name,
+						number),
+				 errhint("Versions count from 1.")));
+	return number;
+}
+
+/* Entities that have an embedding of one version and none of the other. */
+static int64
+MissingEmbeddings(const Model *model, int old, int new)
+{
+	char	   *table = ModelRelationName(model, model->embeddings,
+										  "embeddings");
+	EntityKey	key;
+	StringInfoData sql;
+	Oid			types[2] = {INT4OID, INT4OID};
+	Datum		values[2] = {Int32GetDatum(old), Int32GetDatum(new)};
+	bool		isnull;
+	int64		missing;
+
+	EntityKeyInit(&key, model, model->embeddings, "embeddings");
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT pg_catalog.count(*) FROM %s AS o"
+					 " WHERE o.version OPERATOR(pg_catalog.=) $1"
+					 " AND NOT EXISTS (SELECT FROM %s AS n"
+					 " WHERE n.version OPERATOR(pg_catalog.=) $2", table,
+					 table);
+	for (int k = 0; k < key.count; k++)
+	{
+		const char *name = quote_identifier(key.columns[k].name);
+
+		appendStringInfo(&sql, " AND n.%s %s o.%s", name,
+						 key.columns[k].equality, name);
+	}
+	appendStringInfoChar(&sql, ')');
+	if (SPI_execute_with_args(sql.data, 2, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not count missing embeddings");
+	missing = DatumGetInt64(ResultColumn(1, &isnull));
+	SPI_freetuptable(SPI_tuptable);
+	return missing;
+}
+
 PG_FUNCTION_INFO_V1(limaml_deploy);
 
 /*
- * limaml_deploy(model text, version int): makes a version, or the newest one,
- * the one that later queries score with.  Returns its number.
+ * limaml_deploy(model text, version int, force boolean): makes a version, or
+ * the newest one, the one that later queries score with.  Unless forced it is
+ * refused while entities have an embedding of the deployed version and none of
+ * this.  Returns its number.
  */
 Datum
 limaml_deploy(PG_FUNCTION_ARGS)
 {
-	char	   *name;
 	Model	   *model;
+	RightsScope scope;
 	int			version;
+	bool		force = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("model must not be null")));
-	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	PreventCommandIfReadOnly("limaml_deploy()");
 	SPI_connect();
-	model = CatalogModel(name, false);
+	model = CatalogModel(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	CatalogCheckOwner(model, "deploy");
-	if (!PG_ARGISNULL(1) && PG_GETARG_INT32(1) < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("model \"%s\" has no version %d", name,
-						PG_GETARG_INT32(1)),
-				 errhint("Versions count from 1.")));
-	version = CatalogVersion(model, PG_ARGISNULL(1) ? -1 : PG_GETARG_INT32(1),
+	version = CatalogVersion(model, PG_ARGISNULL(1) ? -1 :
+							 VersionArgument(model, PG_GETARG_INT32(1)),
 							 false)->number;
+	EnterOwner(&scope, model);
+	if (model->deployed != 0 && model->deployed != version && !force)
+	{
+		int64		missing = MissingEmbeddings(model, model->deployed,
+												version);
+
+		if (missing > 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("version %d of model \"%s\" lacks embeddings of entities that version %d has",
+							version, model->name, model->deployed),
+					 errdetail_plural(INT64_FORMAT " embedding is missing.",
+									  INT64_FORMAT " embeddings are missing.",
+									  missing, missing),
+					 errhint("CALL limaml_refresh(%s, version => %d) makes them, or use force => true: until they are refreshed, these entities are scored with their priors.",
+							 quote_literal_cstr(model->name), version)));
+	}
 	CatalogDeploy(model, version, false);
+	LeaveRights(&scope);
 	SPI_finish();
 	PG_RETURN_INT32(version);
+}
+
+/* The partition of the embeddings that holds a version, or InvalidOid. */
+static Oid
+VersionPartition(const Model *model, int version)
+{
+	Oid			types[2] = {OIDOID, TEXTOID};
+	Datum		values[2];
+	bool		isnull;
+	Oid			partition = InvalidOid;
+
+	values[0] = ObjectIdGetDatum(model->embeddings);
+	values[1] = CStringGetTextDatum(psprintf("FOR VALUES IN (%d)", version));
+	if (SPI_execute_with_args("SELECT c.oid FROM pg_catalog.pg_inherits AS i"
+							  " JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid"
+							  " WHERE i.inhparent OPERATOR(pg_catalog.=) $1"
+							  " AND pg_catalog.pg_get_expr(c.relpartbound, c.oid) OPERATOR(pg_catalog.=) $2",
+							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for a partition");
+	if (SPI_processed > 0)
+		partition = DatumGetObjectId(ResultColumn(1, &isnull));
+	SPI_freetuptable(SPI_tuptable);
+	return partition;
+}
+
+PG_FUNCTION_INFO_V1(limaml_drop_version);
+
+/*
+ * limaml_drop_version(model text, version int): forgets a version that is not
+ * deployed, and drops the partition of its embeddings.
+ */
+Datum
+limaml_drop_version(PG_FUNCTION_ARGS)
+{
+	Model	   *model;
+	RightsScope scope;
+	Oid			partition;
+	int			version;
+
+	PreventCommandIfReadOnly("limaml_drop_version()");
+	SPI_connect();
+	model = CatalogModel(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	CatalogCheckOwner(model, "drop a version of");
+	version = CatalogVersion(model, VersionArgument(model, PG_GETARG_INT32(1)),
+							 false)->number;
+	if (version == model->deployed)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("version %d of model \"%s\" is deployed", version,
+						model->name),
+				 errhint("Deploy another one first, with limaml_deploy.")));
+	EnterOwner(&scope, model);
+	partition = VersionPartition(model, version);
+	if (OidIsValid(partition))
+	{
+		char	   *sql = psprintf("DROP TABLE %s",
+								   ModelRelationName(model, partition,
+													 "embeddings"));
+
+		if (SPI_execute(sql, false, 0) != SPI_OK_UTILITY)
+			elog(ERROR, "could not drop a partition: %s", sql);
+	}
+	CatalogDeleteVersion(model, version);
+	LeaveRights(&scope);
+	SPI_finish();
+	PG_RETURN_VOID();
 }
 
 PG_FUNCTION_INFO_V1(limaml_export);
@@ -108,14 +242,8 @@ limaml_export(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	SPI_connect();
 	model = CatalogModel(text_to_cstring(PG_GETARG_TEXT_PP(0)), true);
-	if (!PG_ARGISNULL(1) && PG_GETARG_INT32(1) < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("model \"%s\" has no version %d", model->name,
-						PG_GETARG_INT32(1)),
-				 errhint("Versions count from 1.")));
-	version = CatalogVersion(model, PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1),
-							 true);
+	version = CatalogVersion(model, PG_ARGISNULL(1) ? 0 :
+							 VersionArgument(model, PG_GETARG_INT32(1)), true);
 	network = CatalogNetwork(model, version->number, true);
 	old = MemoryContextSwitchTo(caller);
 	result = (bytea *) PG_DETOAST_DATUM_COPY(PointerGetDatum(network));
@@ -177,13 +305,13 @@ limaml_import(PG_FUNCTION_ARGS)
 	OptionsApply(&options,
 				 DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
 													CStringGetDatum(trained->options))),
-				 false);
+				 OPTIONS_OF_MODEL);
 	CheckFeatures(model, &trained->interaction,
 				  model->features, model->feature, "features");
 	CheckFeatures(model, &trained->entity,
 				  model->meta_features, model->meta_feature, "meta features");
 	width = CatalogCheckEmbeddings(model,
-								   MetaEmbeddingType(fcinfo->flinfo->fn_oid));
+								   MetaEmbeddingType());
 	if (network_embedding_size(&trained->shape) != width)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),

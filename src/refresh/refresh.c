@@ -1,16 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * refresh.c
- *	  limaml_refresh: brings the embeddings table up to date with the
- *	  interactions, batch by batch.
+ *	  Working on a refresh, and CALL limaml_refresh.
  *
- * First the stale entities' keys are written down, outside of any snapshot;
- * then each batch of them is read, adapted and stored in a transaction of its
- * own.  What is stored beside an embedding (how many rows there were, and the
- * newest one's time) comes from the very rows it was adapted on, so that a row
- * which arrives in between makes its entity stale again for the next run.
- *
- * One refresh of a model at a time: a second one says so and leaves.
+ * One worker lists the stale entities' keys, in batches; then every worker
+ * claims batches until none is left.  A batch is a transaction: its entities'
+ * rows are read under one snapshot, adapted on, stored, and the batch deleted.
+ * Under the very snapshot that reads the rows, their keys are deleted from the
+ * changed ones; what is stored beside an embedding comes from the very rows it
+ * was adapted on.  So a row that arrives at any other moment makes its entity
+ * stale again for the next run.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,159 +18,176 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "libpq/pqformat.h"
 #include "miscadmin.h"
 #include "model/embedding.h"
 #include "model/network_cache.h"
+#include "pgstat.h"
+#include "portability/instr_time.h"
 #include "query/adapt.h"
-#include "storage/lock.h"
+#include "query/changes.h"
+#include "refresh/refresh.h"
+#include "refresh/stale.h"
 #include "tcop/pquery.h"
 #include "utils/array.h"
+#include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-#include "utils/tuplestore.h"
 
-/* Entities that are adapted and stored in one transaction. */
-#define BATCH_ENTITIES 1000
+/*
+ * Entities that are adapted and stored in one transaction: so few that nobody
+ * waits long for their rows, and at most this share of all, that the versions
+ * of rows which an update leaves are gone before their page is full.
+ */
+#define MOST_ENTITIES 500
+#define LEAST_ENTITIES 16
+#define SHARE_OF_ENTITIES 16
 
 /* Seconds between two reports of progress. */
 #define REPORT_SECONDS 1
 
-/*
- * A lock of our own kind among the advisory ones, whose last field users set
- * to 1 or 2.
- */
-#define REFRESH_LOCK_KIND 0x4c4d
+int			refresh_work_mem = 64 * 1024;
+
+/* A version that is brought up to date. */
+typedef struct VersionRun
+{
+	int			number;
+	Adapter		adapter;
+	AdaptedEntity *adapted;		/* of the batch */
+} VersionRun;
 
 typedef struct Refresh
 {
+	JobRun	   *run;
 	Model	   *model;
-	Version    *version;
-	bool		atomic;			/* within a transaction of the caller's */
-	bool		only_stale;
-	Adapter		adapter;
-	Tuplestorestate *keys;		/* stale entities */
-	TupleDesc	key_desc;
-	int64		total;
-	int64		done;
+	ModelOptions options;
+	MemoryContext context;		/* as long as the job */
+	MemoryContext batch;
+	int			versions;
+	VersionRun *version;		/* the job's first */
 	char	   *insert;			/* SQL of a batch */
+	char	   *take_changes;	/* SQL, where changed keys are to be deleted */
+	bool		wait;			/* for other workers' batches */
 	Oid			embedding_type;
+	int64		done;			/* by this worker */
 	TimestampTz start;
 	TimestampTz reported;
 } Refresh;
 
-static void
-RefreshLock(LOCKTAG *tag, const Model *model)
+void
+JobCommit(const JobRun *run)
 {
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (model->id >> 32),
-						 (uint32) model->id, REFRESH_LOCK_KIND);
+	if (run->atomic)
+		return;
+	if (run->process)
+		PopActiveSnapshot();
+	SPI_commit();
+
+	/* what is read may be toasted, and detoasting takes a snapshot */
+	if (run->process)
+		PushActiveSnapshot(GetTransactionSnapshot());
+	else
+		EnsurePortalSnapshotExists();
+}
+
+bool
+JobStep(JobRun *run, bool (*step) (void *argument), void *argument)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+	volatile bool result = false;
+
+	if (run->atomic)
+		return step(argument);
+
+	/* a transaction within the transaction, to go on in after an error */
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		result = step(argument);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+
+	if (error)
+		JobFinish(&run->job,
+				  error->sqlerrcode == ERRCODE_QUERY_CANCELED ? JOB_CANCELLED :
+				  JOB_FAILED, error->message);
+	JobCommit(run);
+	MemoryContextSwitchTo(context);
+	if (error)
+		ReThrowError(error);
+	return result;
+}
+
+/* Goes on as the model's owner, in the memory that a refresh may have. */
+static void
+EnterRefresh(const Refresh *refresh, RightsScope *scope)
+{
+	EnterOwner(scope, refresh->model);
+
+	/* a query of ours sorts and hashes in a few places at a time */
+	(void) set_config_option("work_mem",
+							 psprintf("%d", Max(refresh_work_mem / 4, 64)),
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+}
+
+/* Deletes the keys given as arrays from the changed ones. */
+static char *
+TakeStatement(const Model *model, const EntityKey *key)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "DELETE FROM %s AS q USING ROWS FROM (",
+					 ModelRelationName(model, model->changes, "changes"));
+	for (int k = 0; k < key->count; k++)
+		appendStringInfo(&sql, "%spg_catalog.unnest($%d)", k > 0 ? ", " : "",
+						 k + 1);
+	appendStringInfoString(&sql, ") AS k (");
+	for (int k = 0; k < key->count; k++)
+		appendStringInfo(&sql, "%s%s", k > 0 ? ", " : "",
+						 quote_identifier(key->columns[k].name));
+	appendStringInfoString(&sql, ") WHERE ");
+	for (int k = 0; k < key->count; k++)
+	{
+		const char *name = quote_identifier(key->columns[k].name);
+
+		appendStringInfo(&sql, "%sq.%s %s k.%s", k > 0 ? " AND " : "", name,
+						 key->columns[k].equality, name);
+	}
+	return sql.data;
 }
 
 /*
- * Writes down a key, whole: a TOAST pointer might lead nowhere after a commit.
- * Returns false where it is none, as the embeddings table might hold.
+ * INSERT ... of arrays: key columns, then what AdaptEntities found.  An entity
+ * without rows has its embedding brought up to date, but is not given one: it
+ * would be the prior, which scoring has by itself.
  */
-static bool
-PutKey(Refresh *refresh, const Source *source, HeapTuple tuple)
-{
-	Datum		values[INDEX_MAX_KEYS];
-	bool		nulls[INDEX_MAX_KEYS];
-
-	for (int k = 0; k < source->key.count; k++)
-	{
-		values[k] = SPI_getbinval(tuple, refresh->key_desc, k + 1, &nulls[k]);
-		if (nulls[k])
-			return false;
-		if (source->key.columns[k].typlen == -1)
-			values[k] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(values[k]));
-	}
-	tuplestore_putvalues(refresh->keys, refresh->key_desc, values, nulls);
-	return true;
-}
-
-/* Writes down the keys of the entities to adapt. */
-static void
-CollectKeys(Refresh *refresh, MemoryContext context)
-{
-	const Source *source = &refresh->adapter.source;
-	Oid			types[1] = {INT4OID};
-	Datum		values[1];
-	SPIPlanPtr	plan;
-	Portal		portal;
-	MemoryContext old;
-	MemoryContext fetched = AllocSetContextCreate(context, "limaml keys",
-												  ALLOCSET_DEFAULT_SIZES);
-
-	values[0] = Int32GetDatum(refresh->version->number);
-	plan = SPI_prepare(SourceStaleQuery(source, !refresh->only_stale), 1,
-					   types);
-	if (plan == NULL)
-		elog(ERROR, "could not prepare the query for stale entities");
-	portal = SPI_cursor_open(NULL, plan, values, NULL, false);
-	for (int k = 0; k < source->key.count; k++)
-		if (TupleDescAttr(portal->tupDesc, k)->atttypid != source->key.columns[k].type)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("key column \"%s\" of model \"%s\" is of another type in the interactions than in the embeddings",
-							source->key.columns[k].name,
-							refresh->model->name)));
-
-	old = MemoryContextSwitchTo(context);
-	refresh->key_desc = CreateTupleDescCopy(portal->tupDesc);
-	refresh->keys = tuplestore_begin_heap(false, true, work_mem);
-	MemoryContextSwitchTo(old);
-	for (;;)
-	{
-		SPI_cursor_fetch(portal, true, 1000);
-		if (SPI_processed == 0)
-			break;
-		old = MemoryContextSwitchTo(fetched);
-		for (uint64 i = 0; i < SPI_processed; i++)
-			refresh->total += PutKey(refresh, source,
-									 SPI_tuptable->vals[i]);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(fetched);
-		SPI_freetuptable(SPI_tuptable);
-		CHECK_FOR_INTERRUPTS();
-	}
-	SPI_cursor_close(portal);
-	SPI_freeplan(plan);
-}
-
-/* The next keys, in arrays by key column; returns how many. */
-static int
-NextKeys(Refresh *refresh, TupleTableSlot *slot, Datum **key)
-{
-	const EntityKey *columns = &refresh->adapter.source.key;
-	int			count = 0;
-
-	while (count < BATCH_ENTITIES &&
-		   tuplestore_gettupleslot(refresh->keys, true, false, slot))
-	{
-		for (int k = 0; k < columns->count; k++)
-		{
-			bool		isnull;
-			Datum		value = slot_getattr(slot, k + 1, &isnull);
-
-			key[k][count] = datumCopy(value, columns->columns[k].typbyval,
-									  columns->columns[k].typlen);
-		}
-		count++;
-	}
-
-	/* the last tuple may be in the batch's memory, which is reset */
-	ExecClearTuple(slot);
-	return count;
-}
-
-/* INSERT ... of arrays: key columns, then what AdaptEntities found. */
 static char *
-InsertStatement(const Refresh *refresh)
+InsertStatement(const Model *model, const EntityKey *key)
 {
-	const EntityKey *key = &refresh->adapter.source.key;
+	const char *table = ModelRelationName(model, model->embeddings,
+										  "embeddings");
 	int			arrays = key->count + 5;
 	StringInfoData sql;
 	StringInfoData keys;
@@ -183,14 +199,21 @@ InsertStatement(const Refresh *refresh)
 						 quote_identifier(key->columns[k].name));
 	appendStringInfo(&sql, "INSERT INTO %s AS e (%sembedding, interactions,"
 					 " adapted_through, loss_before, loss_after, version,"
-					 " adapted_at) SELECT *, $%d, pg_catalog.now() FROM ROWS FROM (",
-					 ModelRelationName(refresh->model,
-									   refresh->model->embeddings,
-									   "embeddings"),
-					 keys.data, arrays + 1);
+					 " adapted_at) SELECT s.*, $%d, pg_catalog.now() FROM ROWS FROM (",
+					 table, keys.data, arrays + 1);
 	for (int a = 1; a <= arrays; a++)
 		appendStringInfo(&sql, "%spg_catalog.unnest($%d)", a > 1 ? ", " : "",
 						 a);
+	appendStringInfo(&sql, ") AS s (%sembedding, interactions) WHERE s.interactions OPERATOR(pg_catalog.>) 0"
+					 " OR EXISTS (SELECT FROM %s AS o WHERE o.version OPERATOR(pg_catalog.=) $%d",
+					 keys.data, table, arrays + 1);
+	for (int k = 0; k < key->count; k++)
+	{
+		const char *name = quote_identifier(key->columns[k].name);
+
+		appendStringInfo(&sql, " AND o.%s %s s.%s", name,
+						 key->columns[k].equality, name);
+	}
 	appendStringInfo(&sql, ") ON CONFLICT (%sversion) DO UPDATE SET"
 					 " embedding = excluded.embedding,"
 					 " interactions = excluded.interactions,"
@@ -215,12 +238,269 @@ ArrayOf(Oid type, int count, Datum *values, bool *nulls)
 											  type, length, by_value, align));
 }
 
-static void
-StoreBatch(Refresh *refresh, int count, Datum **key,
-		   const AdaptedEntity *adapted)
+static const EntityKey *
+KeyOf(const Refresh *refresh)
 {
-	const Source *source = &refresh->adapter.source;
-	const TrainedNetwork *trained = refresh->adapter.trained;
+	return &refresh->version[0].adapter.source.key;
+}
+
+/*
+ * Listing
+ */
+
+typedef struct Listing
+{
+	Refresh    *refresh;
+	int			batch;
+	int			count;			/* entities of the batch that is being made */
+	Datum	   *key[INDEX_MAX_KEYS];
+} Listing;
+
+static void
+EndBatchOfList(Listing *listing)
+{
+	const EntityKey *key = KeyOf(listing->refresh);
+	bytea	   *columns[INDEX_MAX_KEYS];
+
+	for (int k = 0; k < key->count; k++)
+		columns[k] =
+			OidSendFunctionCall(F_ARRAY_SEND,
+								ArrayOf(key->columns[k].type, listing->count,
+										listing->key[k], NULL));
+	JobAddBatch(&listing->refresh->run->job, listing->batch++, listing->count,
+				key->count, columns);
+	listing->count = 0;
+}
+
+/* Adds a key; one with a NULL is none, as the embeddings table might hold. */
+static void
+AddKey(Listing *listing, HeapTuple tuple, TupleDesc desc)
+{
+	const EntityKey *key = KeyOf(listing->refresh);
+	bool		isnull;
+
+	for (int k = 0; k < key->count; k++)
+	{
+		Datum		value = SPI_getbinval(tuple, desc, k + 1, &isnull);
+
+		if (isnull)
+			return;
+		if (key->columns[k].typlen == -1)
+			value = PointerGetDatum(PG_DETOAST_DATUM_PACKED(value));
+		listing->key[k][listing->count] =
+			datumCopy(value, key->columns[k].typbyval,
+					  key->columns[k].typlen);
+	}
+	listing->count++;
+}
+
+/* Writes the batches down; returns the number of entities. */
+static int64
+WriteList(Refresh *refresh, const StaleList *stale, bytea **newest)
+{
+	const Source *source = &refresh->version[0].adapter.source;
+	Listing		listing = {.refresh = refresh};
+	StaleList	parameters = *stale;
+	int64		total = 0;
+	int			size = LEAST_ENTITIES;
+	SPIPlanPtr	plan;
+	Portal		portal;
+
+	plan = SPI_prepare(SourceListQuery(source, stale->list),
+					   stale->parameters, parameters.types);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare the query for stale entities");
+	portal = SPI_cursor_open(NULL, plan, parameters.values, NULL, false);
+	for (int k = 0; k < source->key.count; k++)
+		if (TupleDescAttr(portal->tupDesc, k)->atttypid != source->key.columns[k].type)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("key column \"%s\" of model \"%s\" is of another type in the interactions than in the embeddings",
+							source->key.columns[k].name,
+							refresh->model->name)));
+	MemoryContextSwitchTo(refresh->context);
+	for (int k = 0; k < source->key.count; k++)
+		listing.key[k] = palloc(sizeof(Datum) * MOST_ENTITIES);
+	for (;;)
+	{
+		/* keys and arrays of a batch at a time */
+		MemoryContextSwitchTo(refresh->batch);
+		SPI_cursor_fetch(portal, true, size);
+		MemoryContextSwitchTo(refresh->batch);
+		if (SPI_processed == 0)
+			break;
+		for (uint64 r = 0; r < SPI_processed; r++)
+		{
+			HeapTuple	tuple = SPI_tuptable->vals[r];
+			bool		isnull;
+
+			AddKey(&listing, tuple, portal->tupDesc);
+			if (total == 0 && r == 0)
+			{
+				Datum		datum;
+
+				total = DatumGetInt64(SPI_getbinval(tuple, portal->tupDesc,
+													source->key.count + 1,
+													&isnull));
+				datum = SPI_getbinval(tuple, portal->tupDesc,
+									  source->key.count + 2, &isnull);
+				if (!isnull)
+				{
+					MemoryContextSwitchTo(refresh->context);
+					*newest = StoredEventTime(source, datum);
+					MemoryContextSwitchTo(refresh->batch);
+				}
+			}
+		}
+		if (listing.count > 0)
+			EndBatchOfList(&listing);
+		size = Max(LEAST_ENTITIES, Min(MOST_ENTITIES, total / SHARE_OF_ENTITIES));
+		for (int v = 0; v < refresh->versions; v++)
+			size = Min(size, AdapterBatchEntities(&refresh->version[v].adapter,
+												  (Size) refresh_work_mem * 1024 / 2 / refresh->versions));
+		SPI_freetuptable(SPI_tuptable);
+		MemoryContextReset(refresh->batch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	SPI_cursor_close(portal);
+	SPI_freeplan(plan);
+	return total;
+}
+
+/* The newest event time that embeddings of a version know, or NULL. */
+static bytea *
+NewestOfEmbeddings(const Refresh *refresh)
+{
+	const Model *model = refresh->model;
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(refresh->run->job.version)};
+	bytea	   *newest = NULL;
+	Datum		datum;
+	bool		isnull;
+
+	if (SPI_execute_with_args(psprintf("SELECT pg_catalog.max(adapted_through) FROM %s"
+									   " WHERE version OPERATOR(pg_catalog.=) $1",
+									   ModelRelationName(model, model->embeddings, "embeddings")),
+							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the embeddings");
+	MemoryContextSwitchTo(caller);
+	datum = ResultColumn(1, &isnull);
+	if (!isnull && SPI_gettypeid(SPI_tuptable->tupdesc, 1) ==
+		refresh->version[0].adapter.source.event_time.type)
+		newest = StoredEventTime(&refresh->version[0].adapter.source, datum);
+	SPI_freetuptable(SPI_tuptable);
+	return newest;
+}
+
+/*
+ * A step: lists the entities to adapt, unless another worker has.  The others
+ * wait for it, and should it die, the next one lists them.
+ */
+static bool
+ListEntities(void *argument)
+{
+	Refresh    *refresh = argument;
+	Job		   *job = &refresh->run->job;
+	const Source *source = &refresh->version[0].adapter.source;
+	RightsScope scope;
+	StaleList	stale;
+	bytea	   *newest = NULL;
+	LOCKTAG		lock;
+	int64		total;
+	Job			now;
+
+	JobListLock(&lock, job->id);
+	(void) LockAcquire(&lock, ExclusiveLock, false, false);
+	if (JobRead(job->id, &now) && strcmp(now.phase, PHASE_ADAPTING) != 0 &&
+		strcmp(now.state, JOB_RUNNING) == 0)
+	{
+		EnterRefresh(refresh, &scope);
+		StaleListInit(&stale, source, &refresh->options, job->version,
+					  job->only_stale, job->started_at);
+		if (refresh->options.staleness == STALENESS_CHANGES)
+		{
+			ChangesCoverPartitions(refresh->model);
+			JobFollow(job, job->version);
+		}
+		total = WriteList(refresh, &stale, &newest);
+		MemoryContextSwitchTo(refresh->context);
+
+		/* where nothing is stale, embeddings know all there is */
+		if (total == 0 && stale.list == LIST_DIFFERENT)
+			newest = NewestOfEmbeddings(refresh);
+		JobListed(job, total, newest, source->event_time.type);
+		LeaveRights(&scope);
+	}
+	MemoryContextSwitchTo(refresh->context);
+	if (JobRead(job->id, &now))
+		job->entities = now.entities;
+	return true;
+}
+
+/*
+ * Batches
+ */
+
+/* The values of a batch's keys, by column; returns how many. */
+static int
+ReadKeys(const EntityKey *key, bytea **columns, Datum **values)
+{
+	int			count = -1;
+
+	for (int k = 0; k < key->count; k++)
+	{
+		const KeyColumn *column = &key->columns[k];
+		StringInfoData buffer;
+		Datum		array;
+		int			here;
+
+		initStringInfo(&buffer);
+		appendBinaryStringInfo(&buffer, VARDATA_ANY(columns[k]),
+							   VARSIZE_ANY_EXHDR(columns[k]));
+		array = OidReceiveFunctionCall(F_ARRAY_RECV, &buffer, column->type, -1);
+		deconstruct_array(DatumGetArrayTypeP(array), column->type,
+						  column->typlen, column->typbyval, column->typalign,
+						  &values[k], NULL, &here);
+		if (count >= 0 && here != count)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("a batch has %d keys in one column and %d in another",
+							count, here)));
+		count = here;
+	}
+	return count;
+}
+
+static void
+TakeChanges(Refresh *refresh, int count, Datum **key)
+{
+	const EntityKey *columns = KeyOf(refresh);
+	Oid			types[INDEX_MAX_KEYS];
+	Datum		values[INDEX_MAX_KEYS];
+	SPIPlanPtr	plan;
+
+	for (int k = 0; k < columns->count; k++)
+	{
+		types[k] = get_array_type(columns->columns[k].type);
+		values[k] = ArrayOf(columns->columns[k].type, count, key[k], NULL);
+	}
+	plan = SPI_prepare(refresh->take_changes, columns->count, types);
+	if (plan == NULL ||
+		SPI_execute_snapshot(plan, values, NULL, GetActiveSnapshot(),
+							 InvalidSnapshot, false, true, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not delete changed keys: %s",
+			 refresh->take_changes);
+	SPI_freeplan(plan);
+}
+
+static void
+StoreBatch(const Refresh *refresh, const VersionRun *version, int count,
+		   Datum **key)
+{
+	const Source *source = &version->adapter.source;
+	const TrainedNetwork *trained = version->adapter.trained;
+	const AdaptedEntity *adapted = version->adapted;
 	int			keys = source->key.count;
 	int			parameters = keys + 6;
 	Oid		   *types = palloc(sizeof(Oid) * parameters);
@@ -260,94 +540,229 @@ StoreBatch(Refresh *refresh, int count, Datum **key,
 								   c == 2 ? no_time : NULL);
 	}
 	types[keys + 5] = INT4OID;
-	values[keys + 5] = Int32GetDatum(refresh->version->number);
+	values[keys + 5] = Int32GetDatum(version->number);
 	if (SPI_execute_with_args(refresh->insert, parameters, types, values, NULL,
 							  false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not store embeddings: %s", refresh->insert);
 }
 
-/* Commits, where that is ours to do, and goes on with the owner's rights. */
-static void
-EndBatch(Refresh *refresh, RightsScope *scope)
+static double
+SecondsSince(instr_time start)
 {
-	if (refresh->atomic)
-		return;
-	LeaveRights(scope);
-	SPI_commit();
+	instr_time	now;
 
-	/* what is read may be toasted, and detoasting takes a snapshot */
-	EnsurePortalSnapshotExists();
-	EnterOwner(scope, refresh->model);
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, start);
+	return INSTR_TIME_GET_DOUBLE(now);
 }
 
+/* Says how far we are: a client in a NOTICE, all in pg_stat_activity. */
 static void
 Report(Refresh *refresh)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	double		seconds = (now - refresh->start) / 1e6;
+	int64		total = refresh->run->job.entities;
 
+	if (refresh->run->process)
+		pgstat_report_activity(STATE_RUNNING,
+							   psprintf("limaml: refreshing version %d of model \"%s\", " INT64_FORMAT " entities adapted here of " INT64_FORMAT,
+										refresh->run->job.version,
+										refresh->model->name, refresh->done,
+										total));
 	if (now - refresh->reported < REPORT_SECONDS * USECS_PER_SEC ||
-		refresh->done == refresh->total)
+		refresh->done == total)
 		return;
 	refresh->reported = now;
-	ereport(NOTICE,
-			(errmsg("adapted " INT64_FORMAT " of " INT64_FORMAT " entities, %.0f per second, about %.0f s left",
-					refresh->done, refresh->total, refresh->done / seconds,
-					seconds * (refresh->total - refresh->done) / refresh->done)));
+	if (!refresh->run->process)
+		ereport(NOTICE,
+				(errmsg("adapted " INT64_FORMAT " of " INT64_FORMAT " entities, %.0f per second, about %.0f s left",
+						refresh->done, total, refresh->done / seconds,
+						seconds * (total - refresh->done) / refresh->done)));
 }
 
-static void
-RunRefresh(Refresh *refresh)
+/*
+ * A step: claims a batch, adapts its entities and stores their embeddings.
+ * False where there is none to claim.
+ */
+static bool
+RunBatch(void *argument)
 {
-	MemoryContext context = CurrentMemoryContext;
-	MemoryContext batch = AllocSetContextCreate(context, "limaml refresh",
-												ALLOCSET_DEFAULT_SIZES);
-	TupleTableSlot *slot;
-	Datum	   *key[INDEX_MAX_KEYS];
+	Refresh    *refresh = argument;
+	const Job  *job = &refresh->run->job;
+	const EntityKey *columns = KeyOf(refresh);
 	RightsScope scope;
-	const TrainedNetwork *trained;
+	bytea	   *keys[INDEX_MAX_KEYS];
+	Datum	   *key[INDEX_MAX_KEYS];
+	Work		work = {0};
+	instr_time	start;
+	int			batch;
+	int			count;
 
-	refresh->start = refresh->reported = GetCurrentTimestamp();
-	EnterOwner(&scope, refresh->model);
-	trained = CachedNetwork(refresh->model, refresh->version, false, context);
-	MemoryContextSwitchTo(context);
-	AdapterInit(&refresh->adapter, refresh->model, trained);
-	MemoryContextSwitchTo(context);
-	refresh->insert = InsertStatement(refresh);
-	CollectKeys(refresh, context);
-	EndBatch(refresh, &scope);
+	MemoryContextReset(refresh->batch);
+	MemoryContextSwitchTo(refresh->batch);
+	batch = JobClaim(job, refresh->wait, columns->count, keys);
+	if (batch < 0)
+		return false;
+	MemoryContextSwitchTo(refresh->batch);
+	count = ReadKeys(columns, keys, key);
 
-	MemoryContextSwitchTo(context);
-	slot = MakeSingleTupleTableSlot(refresh->key_desc, &TTSOpsMinimalTuple);
-	for (int k = 0; k < refresh->adapter.source.key.count; k++)
-		key[k] = palloc(sizeof(Datum) * BATCH_ENTITIES);
-	for (;;)
+	EnterRefresh(refresh, &scope);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	for (int v = 0; v < refresh->versions; v++)
 	{
-		AdaptedEntity *adapted;
-		int			count;
+		VersionRun *version = &refresh->version[v];
 
-		CHECK_FOR_INTERRUPTS();
-		MemoryContextSwitchTo(batch);
-		count = NextKeys(refresh, slot, key);
-		if (count == 0)
-			break;
-		adapted = AdaptEntities(&refresh->adapter, count, key, false);
-		MemoryContextSwitchTo(batch);
-		StoreBatch(refresh, count, key, adapted);
-		refresh->done += count;
-		EndBatch(refresh, &scope);
-		MemoryContextSwitchTo(context);
-		MemoryContextReset(batch);
-		Report(refresh);
+		version->adapter.reading_seconds = 0;
+		version->adapter.adapting_seconds = 0;
+		version->adapter.rows_read = 0;
+		version->adapted = AdaptEntities(&version->adapter, count, key, true);
+		work.reading += version->adapter.reading_seconds;
+		work.adapting += version->adapter.adapting_seconds;
+		work.interactions += version->adapter.rows_read;
+	}
+	MemoryContextSwitchTo(refresh->batch);
+	INSTR_TIME_SET_CURRENT(start);
+	if (refresh->take_changes)
+		TakeChanges(refresh, count, key);
+	PopActiveSnapshot();
+	for (int v = 0; v < refresh->versions; v++)
+	{
+		MemoryContextSwitchTo(refresh->batch);
+		StoreBatch(refresh, &refresh->version[v], count, key);
 	}
 	LeaveRights(&scope);
-	ExecDropSingleTupleTableSlot(slot);
-	ereport(NOTICE,
-			(errmsg_plural("refreshed " INT64_FORMAT " embedding of version %d of model \"%s\" in %.1f s",
-						   "refreshed " INT64_FORMAT " embeddings of version %d of model \"%s\" in %.1f s",
-						   refresh->done, refresh->done,
-						   refresh->version->number, refresh->model->name,
-						   (GetCurrentTimestamp() - refresh->start) / 1e6)));
+	MemoryContextSwitchTo(refresh->batch);
+	work.writing = SecondsSince(start);
+	work.entities = count;
+	JobBatchDone(job, refresh->run->worker, batch, &work);
+	refresh->done += count;
+	Report(refresh);
+	return true;
+}
+
+/* A step: the job is done, unless another worker has said so before. */
+static bool
+Finish(void *argument)
+{
+	Refresh    *refresh = argument;
+	const Job  *job = &refresh->run->job;
+	Work		work;
+
+	MemoryContextSwitchTo(refresh->batch);
+	if (!JobFinish(job, JOB_DONE, NULL))
+		return false;
+	JobRefreshed(job, job->version);
+	JobWork(job, &work);
+	ereport(LOG,
+			(errmsg("job " INT64_FORMAT ": refreshed " INT64_FORMAT " embeddings of version %d of model \"%s\" from " INT64_FORMAT " interactions in %.1f s (reading %.1f s, adapting %.1f s, writing %.1f s of all workers)",
+					job->id, work.entities, job->version, refresh->model->name,
+					work.interactions,
+					(GetCurrentTimestamp() - job->started_at) / 1e6,
+					work.reading, work.adapting, work.writing)));
+	return true;
+}
+
+/* A step: finds out about the versions to refresh. */
+static bool
+Prepare(void *argument)
+{
+	Refresh    *refresh = argument;
+	const Job  *job = &refresh->run->job;
+	Model	   *model = refresh->model;
+	RefreshState state;
+	int		   *followed = NULL;
+	int			count = 0;
+	int			others = 0;
+	bool		changes;
+	RightsScope scope;
+
+	MemoryContextSwitchTo(refresh->context);
+	CatalogOptions(model, NULL, &refresh->options);
+	changes = refresh->options.staleness == STALENESS_CHANGES;
+	refresh->embedding_type = MetaEmbeddingType();
+	CatalogCheckEmbeddings(model, refresh->embedding_type);
+
+	/*
+	 * A changed key may be deleted only once it is adapted for all versions
+	 * that follow changes.
+	 */
+	if (changes)
+	{
+		count = JobFollowed(model->id, &followed);
+		JobRefreshState(model->id, job->version, &state);
+	}
+	refresh->version = palloc0(sizeof(VersionRun) * (count + 1));
+	refresh->version[refresh->versions++].number = job->version;
+	for (int f = 0; f < count; f++)
+	{
+		if (followed[f] == job->version)
+			continue;
+		others++;
+		if (job->only_stale && state.complete)
+			refresh->version[refresh->versions++].number = followed[f];
+	}
+
+	EnterRefresh(refresh, &scope);
+	for (int v = 0; v < refresh->versions; v++)
+	{
+		VersionRun *version = &refresh->version[v];
+		const TrainedNetwork *trained;
+
+		MemoryContextSwitchTo(refresh->context);
+		trained = CachedNetwork(model, CatalogVersion(model, version->number,
+													  false),
+								false, refresh->context);
+		MemoryContextSwitchTo(refresh->context);
+		AdapterInit(&version->adapter, model, trained);
+	}
+	MemoryContextSwitchTo(refresh->context);
+	refresh->insert = InsertStatement(model, KeyOf(refresh));
+	if (changes && refresh->versions == 1 + others)
+		refresh->take_changes = TakeStatement(model, KeyOf(refresh));
+	LeaveRights(&scope);
+	return true;
+}
+
+void
+RunRefresh(JobRun *run, Model *model)
+{
+	Refresh		refresh = {.run = run, .model = model};
+
+	refresh.context = CurrentMemoryContext;
+	refresh.batch = AllocSetContextCreate(refresh.context, "limaml refresh",
+										  ALLOCSET_DEFAULT_SIZES);
+	refresh.start = refresh.reported = GetCurrentTimestamp();
+	JobStep(run, Prepare, &refresh);
+	if (run->process)
+		pgstat_report_activity(STATE_RUNNING,
+							   psprintf("limaml: finding stale entities of model \"%s\"",
+										model->name));
+	JobStep(run, ListEntities, &refresh);
+	refresh.reported = GetCurrentTimestamp();
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(refresh.context);
+
+		/* when all batches are claimed, the claim of a worker that dies */
+		refresh.wait = false;
+		if (!JobStep(run, RunBatch, &refresh))
+		{
+			refresh.wait = true;
+			if (!JobStep(run, RunBatch, &refresh))
+				break;
+		}
+	} while (true);
+	MemoryContextSwitchTo(refresh.context);
+	JobStep(run, Finish, &refresh);
+	if (!run->process)
+		ereport(NOTICE,
+				(errmsg_plural("refreshed " INT64_FORMAT " embedding of version %d of model \"%s\" in %.1f s",
+							   "refreshed " INT64_FORMAT " embeddings of version %d of model \"%s\" in %.1f s",
+							   refresh.done, refresh.done, run->job.version,
+							   model->name,
+							   (GetCurrentTimestamp() - refresh.start) / 1e6)));
 }
 
 PG_FUNCTION_INFO_V1(limaml_refresh);
@@ -363,7 +778,8 @@ limaml_refresh(PG_FUNCTION_ARGS)
 {
 	CallContext *call = fcinfo->context && IsA(fcinfo->context, CallContext) ?
 		(CallContext *) fcinfo->context : NULL;
-	Refresh		refresh = {0};
+	JobRun		run = {0};
+	Model	   *model;
 	LOCKTAG		lock;
 	int			number;
 
@@ -372,33 +788,35 @@ limaml_refresh(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("model must not be null")));
 	PreventCommandIfReadOnly("limaml_refresh()");
-	refresh.atomic = call == NULL || call->atomic;
-	refresh.embedding_type = MetaEmbeddingType(fcinfo->flinfo->fn_oid);
-	refresh.only_stale = PG_ARGISNULL(2) || PG_GETARG_BOOL(2);
-	SPI_connect_ext(refresh.atomic ? 0 : SPI_OPT_NONATOMIC);
-	refresh.model = CatalogModel(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
-	CatalogCheckOwner(refresh.model, "refresh");
+	run.atomic = call == NULL || call->atomic;
+	SPI_connect_ext(run.atomic ? 0 : SPI_OPT_NONATOMIC);
+	model = CatalogModel(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	CatalogCheckOwner(model, "refresh");
 	number = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
 	if (!PG_ARGISNULL(1) && number < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("model \"%s\" has no version %d", refresh.model->name,
+				 errmsg("model \"%s\" has no version %d", model->name,
 						number),
 				 errhint("Versions count from 1.")));
-	refresh.version = CatalogVersion(refresh.model, number, false);
-
-	CatalogCheckEmbeddings(refresh.model, refresh.embedding_type);
+	run.job.version = CatalogVersion(model, number, false)->number;
+	run.job.kind = JOB_REFRESH;
+	run.job.model_id = model->id;
+	run.job.only_stale = PG_ARGISNULL(2) || PG_GETARG_BOOL(2);
+	run.job.workers = 1;
+	run.job.started_by = GetUserId();
+	CatalogCheckEmbeddings(model, MetaEmbeddingType());
 
 	/*
 	 * The lock is to last until what it protects is committed: over the
 	 * batches' transactions, or to the end of the caller's.
 	 */
-	RefreshLock(&lock, refresh.model);
-	if (LockAcquire(&lock, ExclusiveLock, !refresh.atomic, true) == LOCKACQUIRE_NOT_AVAIL)
+	JobModelLock(&lock, JOB_REFRESH, model->id);
+	if (LockAcquire(&lock, ExclusiveLock, !run.atomic, true) == LOCKACQUIRE_NOT_AVAIL)
 	{
 		ereport(NOTICE,
 				(errmsg("model \"%s\" is being refreshed by another session",
-						refresh.model->name)));
+						model->name)));
 		SPI_finish();
 		PG_RETURN_VOID();
 	}
@@ -406,14 +824,19 @@ limaml_refresh(PG_FUNCTION_ARGS)
 	/* a session's lock outlives errors too */
 	PG_TRY();
 	{
-		RunRefresh(&refresh);
+		run.job.id = JobNextId();
+		run.job.started_at = GetCurrentTransactionStartTimestamp();
+		JobInsert(&run.job);
+		JobJoin(&run.job, run.worker);
+		ereport(LOG,
+				(errmsg("job " INT64_FORMAT ": refreshing version %d of model \"%s\"",
+						run.job.id, run.job.version, model->name)));
+		JobCommit(&run);
+		RunRefresh(&run, model);
 	}
 	PG_FINALLY();
 	{
-		/* no transaction's end removes its file */
-		if (refresh.keys)
-			tuplestore_end(refresh.keys);
-		if (!refresh.atomic)
+		if (!run.atomic)
 			LockRelease(&lock, ExclusiveLock, true);
 	}
 	PG_END_TRY();

@@ -104,7 +104,7 @@ SELECT count(*) FROM limaml.version;
 SET ROLE regress_limaml_member;
 SELECT model FROM limaml.model;
 SELECT version FROM limaml_train('taste');
-SELECT limaml_deploy('taste', 2);
+SELECT limaml_deploy('taste', 2, force => true);
 CALL limaml_refresh('taste');
 SELECT limaml_deploy('taste', 1);
 SELECT limaml_import('taste', network());

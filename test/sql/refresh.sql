@@ -19,7 +19,7 @@ CREATE FUNCTION create_small(model text, interactions regclass, options jsonb DE
 	SELECT version FROM limaml_train(model)
 $$;
 
-SELECT create_small('taste', 'rating');
+SELECT create_small('taste', 'rating', '{"staleness": "changes"}');
 
 -- The first refresh makes all, the second none
 
@@ -90,8 +90,11 @@ INSERT INTO rating VALUES (11, 1, '2024-03-01 UTC', 1, true);
 CALL limaml_refresh('taste');
 SELECT refreshed(), adapted();
 
--- An embedding that was deleted
+-- Rows of the embeddings table are its owner's: one that was deleted is made when all are, or its entity changes
 DELETE FROM taste_embedding WHERE member_id = 12;
+CALL limaml_refresh('taste');
+SELECT refreshed(), adapted();
+UPDATE rating SET year = year WHERE member_id = 12;
 CALL limaml_refresh('taste');
 SELECT refreshed(), adapted();
 
@@ -100,7 +103,8 @@ INSERT INTO rating VALUES (NULL, 1, '2024-05-01 UTC', 1, true), (13, 1, '2024-05
 CALL limaml_refresh('taste');
 SELECT refreshed(), adapted();
 
--- What does not: another feature, another meta feature; until all are asked for
+-- Another feature, another meta feature, of an entity without rows as well
+UPDATE member SET age = 3 WHERE member_id = 35;
 UPDATE rating SET year = 6 WHERE member_id = 15;
 UPDATE member SET age = 4 WHERE member_id = 16;
 CALL limaml_refresh('taste');
@@ -109,6 +113,40 @@ CREATE TEMP TABLE before AS SELECT * FROM taste_embedding;
 CALL limaml_refresh('taste', only_stale => false);
 SELECT cardinality(refreshed()), adapted();
 SELECT array_agg(a.member_id ORDER BY a.member_id) AS changed FROM taste_embedding a JOIN before b USING (member_id) WHERE a.embedding <> b.embedding;
+
+-- By event time: rows newer than the newest of the last complete refresh less the lateness
+
+SELECT limaml_set_options('taste', '{"staleness": "event_time", "lateness": "2 days"}');
+CALL limaml_refresh('taste');
+SELECT refreshed(), adapted();
+CREATE TABLE newest AS SELECT max(at) AS at FROM rating WHERE liked IS NOT NULL;
+-- newer, as new, late, too late, and what no new row tells
+INSERT INTO rating SELECT 20, 1, at + interval '1 second', 1, true FROM newest;
+INSERT INTO rating SELECT 21, 1, at, 1, true FROM newest;
+INSERT INTO rating SELECT 22, 1, at - interval '47 hours', 1, true FROM newest;
+INSERT INTO rating SELECT 23, 1, at - interval '49 hours', 1, true FROM newest;
+UPDATE rating SET year = 5 WHERE member_id = 24;
+DELETE FROM rating WHERE member_id = 25 AND item_id % 2 = 0;
+INSERT INTO rating SELECT 34, 1, at, 1, true FROM newest;
+CALL limaml_refresh('taste');
+SELECT refreshed();
+CALL limaml_refresh('taste');
+SELECT refreshed();
+CALL limaml_refresh('taste', only_stale => false);
+SELECT cardinality(refreshed()), adapted();
+-- a row from the future hides none that come after it
+INSERT INTO rating VALUES (26, 1, '2999-01-01 UTC', 1, true);
+CALL limaml_refresh('taste');
+SELECT refreshed();
+INSERT INTO rating VALUES (27, 1, now(), 1, true), (28, 1, 'infinity', 1, true);
+CALL limaml_refresh('taste');
+SELECT refreshed();
+INSERT INTO rating VALUES (29, 1, now(), 1, true);
+CALL limaml_refresh('taste');
+SELECT refreshed(), adapted();
+SELECT limaml_set_options('taste', '{"staleness": "changes"}');
+CALL limaml_refresh('taste');
+SELECT cardinality(refreshed());
 
 -- Another version's embeddings stand beside
 

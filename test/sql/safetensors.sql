@@ -85,7 +85,7 @@ CALL limaml_refresh('taste');
 CALL limaml_refresh('copy');
 SELECT count(*), bool_and(a.embedding = b.embedding) AS embeddings, bool_and(limaml_score('taste', member_id, r) = limaml_score('copy', member_id, r)) AS scores
 FROM taste_embedding a JOIN copy_embedding b USING (member_id, version) JOIN rating r USING (member_id);
-SELECT limaml_deploy('copy', 3);
+SELECT limaml_deploy('copy', 3, force => true);
 SELECT bool_and(limaml_adapt('copy', member_id) = embedding) AS embeddings FROM taste_embedding;
 SELECT limaml_deploy('copy', 1);
 
