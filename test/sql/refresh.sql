@@ -119,7 +119,7 @@ SELECT array_agg(a.member_id ORDER BY a.member_id) AS changed FROM taste_embeddi
 SELECT limaml_set_options('taste', '{"staleness": "event_time", "lateness": "2 days"}');
 CALL limaml_refresh('taste');
 SELECT refreshed(), adapted();
-CREATE TABLE newest AS SELECT max(at) AS at FROM rating WHERE liked IS NOT NULL;
+CREATE TABLE newest AS SELECT max(at) AS at FROM rating WHERE liked IS NOT NULL AND member_id IS NOT NULL;
 -- newer, as new, late, too late, and what no new row tells
 INSERT INTO rating SELECT 20, 1, at + interval '1 second', 1, true FROM newest;
 INSERT INTO rating SELECT 21, 1, at, 1, true FROM newest;
