@@ -478,7 +478,7 @@ CREATE VIEW limaml.job WITH (security_barrier) AS
 
 /*
  * The jobs that somebody is at: whose workers hold the model's lock.  Its last
- * field is REFRESH_LOCK or TRAINING_LOCK of refresh/job.h.
+ * field is REFRESH_LOCK or TRAINING_LOCK of model/catalog.h.
  */
 CREATE VIEW limaml.progress WITH (security_barrier) AS
 	SELECT j.job, j.model, j.version, s.phase, w.workers, COALESCE(j.adapted, 0) AS done,

@@ -434,6 +434,26 @@ CatalogInsertEpoch(const Model *model, int version, const EpochRecord *record)
 				 &parameters, SPI_OK_INSERT);
 }
 
+void
+ModelLock(LOCKTAG *tag, int64 model_id, uint16 kind)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (model_id >> 32),
+						 (uint32) model_id, kind);
+}
+
+void
+CatalogLockRefresh(const Model *model)
+{
+	LOCKTAG		lock;
+
+	ModelLock(&lock, model->id, REFRESH_LOCK);
+	if (LockAcquire(&lock, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("model \"%s\" is being refreshed", model->name),
+				 errhint("Wait for the job that the view limaml.progress shows, or end it with limaml_cancel.")));
+}
+
 Oid
 ExtensionSchema(void)
 {

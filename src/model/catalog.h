@@ -14,6 +14,7 @@
 
 #include "postgres.h"
 
+#include "storage/lock.h"
 #include "utils/jsonb.h"
 
 #include "model/options.h"
@@ -142,6 +143,19 @@ extern void CatalogInsertEpoch(const Model *model, int version,
  * server refreshes a materialised view).
  */
 extern void EnterOwner(RightsScope *scope, const Model *model);
+
+/*
+ * A lock of our own kind among the advisory ones, whose last field users set to
+ * 1 or 2.  Held in share mode by whoever works on a model's refresh (or its
+ * training), alone by who must not have one at the same time.
+ */
+#define REFRESH_LOCK 19533
+#define TRAINING_LOCK 19534
+
+extern void ModelLock(LOCKTAG *tag, int64 model_id, uint16 kind);
+
+/* An error while the model is refreshed; no refresh begins before commit. */
+extern void CatalogLockRefresh(const Model *model);
 
 /* The schema that the extension was created in, and the type there. */
 extern Oid	ExtensionSchema(void);

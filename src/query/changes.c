@@ -18,15 +18,15 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "catalog/partition.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "query/changes.h"
-#include "utils/array.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/formatting.h"
 #include "utils/lsyscache.h"
@@ -85,70 +85,154 @@ KeysThere(const Model *model)
 	return there.data;
 }
 
+/* The qualified, quoted name of the trigger function. */
+static char *
+TriggerFunction(void)
+{
+	return quote_qualified_identifier(get_namespace_name(ExtensionSchema()),
+									  "limaml_record_changes");
+}
+
+/* Who a relation belongs to, or InvalidOid where it is gone. */
+static Oid
+RelationOwner(Oid relation)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* Whether a relation can have triggers with transition tables. */
+static void
+CheckTable(Oid relation)
+{
+	char		kind = get_rel_relkind(relation);
+
+	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table, and the option \"staleness\" is \"changes\"",
+						get_rel_name(relation)),
+				 errhint("Changes are recorded by triggers. Use the option \"staleness\": \"event_time\".")));
+}
+
+static bool
+HasTriggers(Oid relation)
+{
+	Oid			types[2] = {OIDOID, TEXTOID};
+	Datum		values[2];
+	bool		found;
+
+	values[0] = ObjectIdGetDatum(relation);
+	values[1] = CStringGetTextDatum(psprintf("%s()", TriggerFunction()));
+	if (SPI_execute_with_args("SELECT FROM pg_catalog.pg_trigger"
+							  " WHERE tgrelid OPERATOR(pg_catalog.=) $1"
+							  " AND tgfoid OPERATOR(pg_catalog.=) $2::pg_catalog.regprocedure",
+							  2, types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for triggers");
+	found = SPI_processed > 0;
+	SPI_freetuptable(SPI_tuptable);
+	return found;
+}
+
 /*
- * Creates the triggers on a relation and its partitions where they are not,
- * and with record writes down the keys that these hold.
+ * Creates the triggers on a relation and its partitions or children where they
+ * are not, and with record writes down the keys that these hold.
  */
 static void
 CoverRelation(const Model *model, Oid relation, bool record)
 {
-	char	   *function = quote_qualified_identifier(get_namespace_name(ExtensionSchema()),
-													  "limaml_record_changes");
-	Oid			types[1] = {OIDOID};
-	Datum		values[1] = {ObjectIdGetDatum(relation)};
-	char	   *sql = psprintf("SELECT c.oid, c.relkind FROM pg_catalog.pg_class AS c"
-							   " WHERE (c.oid OPERATOR(pg_catalog.=) $1 OR c.oid OPERATOR(pg_catalog.=) ANY"
-							   " (SELECT t.relid FROM pg_catalog.pg_partition_tree($1) AS t))"
-							   " AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS t"
-							   " WHERE t.tgrelid OPERATOR(pg_catalog.=) c.oid"
-							   " AND t.tgfoid OPERATOR(pg_catalog.=) '%s()'::pg_catalog.regprocedure)"
-							   " ORDER BY c.oid", function);
-	SPITupleTable *found;
+	List	   *tables;
+	ListCell   *lc;
 
-	if (SPI_execute_with_args(sql, 1, types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for triggers");
-	found = SPI_tuptable;
-	for (uint64 r = 0; r < found->numvals; r++)
+	CheckTable(relation);
+	if (has_superclass(relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is a part of another table, and the option \"staleness\" is \"changes\"",
+						get_rel_name(relation)),
+				 errdetail("What is written through that table fires no trigger of this one."),
+				 errhint("Name the whole table, or use the option \"staleness\": \"event_time\".")));
+
+	/*
+	 * Where triggers exist, for another model, creating them does not wait for
+	 * the writers whose statements did not know of this one yet.
+	 */
+	tables = find_all_inheritors(relation, record ? AccessShareLock :
+								 ShareRowExclusiveLock, NULL);
+	foreach(lc, tables)
 	{
-		bool		isnull;
-		Oid			table = DatumGetObjectId(SPI_getbinval(found->vals[r],
-														   found->tupdesc, 1,
-														   &isnull));
-		char		kind = DatumGetChar(SPI_getbinval(found->vals[r],
-													  found->tupdesc, 2,
-													  &isnull));
+		Oid			table = lfirst_oid(lc);
 		char	   *name = RelationText(table);
 
-		if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
-			ereport(ERROR,
-					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-					 errmsg("\"%s\" is not a table, and the option \"staleness\" is \"changes\"",
-							get_rel_name(table)),
-					 errhint("Changes are recorded by triggers. Use the option \"staleness\": \"event_time\".")));
+		if (HasTriggers(table))
+		{
+			if (pg_class_aclcheck(table, GetUserId(), ACL_TRIGGER) != ACLCHECK_OK)
+				aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE,
+							   get_rel_name(table));
+			continue;
+		}
+		CheckTable(table);
 		for (int t = 0; t < (int) lengthof(triggers); t++)
 			Utility(psprintf("CREATE TRIGGER limaml_record_%s AFTER %s ON %s%s FOR EACH STATEMENT EXECUTE FUNCTION %s()",
 							 asc_tolower(triggers[t].event,
 										 strlen(triggers[t].event)),
 							 triggers[t].event, name, triggers[t].transition,
-							 function));
+							 TriggerFunction()));
 		if (record)
 		{
-			sql = psprintf("INSERT INTO %s (%s) SELECT DISTINCT %s FROM ONLY %s%s",
-						   ModelRelationName(model, model->changes, "changes"),
-						   KeyList(model), KeyList(model), name,
-						   KeysThere(model));
+			char	   *sql = psprintf("INSERT INTO %s (%s) SELECT DISTINCT %s FROM ONLY %s%s",
+									   ModelRelationName(model, model->changes, "changes"),
+									   KeyList(model), KeyList(model), name,
+									   KeysThere(model));
+
 			if (SPI_execute(sql, false, 0) != SPI_OK_INSERT)
 				elog(ERROR, "could not execute: %s", sql);
 		}
 	}
-	SPI_freetuptable(found);
+}
+
+/* The keys of both relations go into one table. */
+static void
+CheckKeyTypes(const Model *model)
+{
+	for (int k = 0; k < model->keys; k++)
+	{
+		Oid			type = get_atttype(model->interactions,
+									   get_attnum(model->interactions,
+												  model->key[k]));
+		Oid			other = get_atttype(model->entities,
+										get_attnum(model->entities,
+												   model->key[k]));
+
+		if (type != other)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("key column \"%s\" is of type %s in \"%s\" and of type %s in \"%s\", and the option \"staleness\" is \"changes\"",
+							model->key[k], format_type_be(type),
+							get_rel_name(model->interactions),
+							format_type_be(other),
+							get_rel_name(model->entities)),
+					 errhint("Make them of one type, or use the option \"staleness\": \"event_time\".")));
+	}
+}
+
+static bool
+HasEntities(const Model *model)
+{
+	return OidIsValid(model->entities) && model->meta_features > 0;
 }
 
 static void
 Cover(const Model *model, bool record)
 {
 	CoverRelation(model, model->interactions, record);
-	if (OidIsValid(model->entities) && model->meta_features > 0)
+	if (HasEntities(model))
 		CoverRelation(model, model->entities, record);
 }
 
@@ -166,11 +250,31 @@ ChangesEnable(Model *model)
 										   NULL, "changes", schema, false);
 	char	   *name = quote_qualified_identifier(get_namespace_name(schema),
 												  table);
+	StringInfoData columns;
+
+	if (HasEntities(model))
+		CheckKeyTypes(model);
+
+	/* of the keys' types, but of any length that a relation might have */
+	initStringInfo(&columns);
+	for (int k = 0; k < model->keys; k++)
+	{
+		const char *column = quote_identifier(model->key[k]);
+		Oid			type = get_atttype(model->embeddings,
+									   get_attnum(model->embeddings,
+												  model->key[k]));
+
+		appendStringInfo(&columns, "%s%s::%s AS %s", k > 0 ? ", " : "", column,
+						 format_type_extended(type, -1,
+											  FORMAT_TYPE_FORCE_QUALIFY |
+											  FORMAT_TYPE_TYPEMOD_GIVEN),
+						 column);
+	}
 
 	/* emptied as often as it is filled: to be vacuumed by what was deleted */
 	Utility(psprintf("CREATE TABLE %s WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)"
 					 " AS SELECT %s FROM %s WITH NO DATA", name,
-					 KeyList(model),
+					 columns.data,
 					 ModelRelationName(model, model->embeddings,
 									   "embeddings")));
 	Utility(psprintf("CREATE INDEX ON %s (%s)", name, KeyList(model)));
@@ -178,22 +282,15 @@ ChangesEnable(Model *model)
 	Cover(model, false);
 }
 
-/* Drops the triggers of a relation that no other model needs. */
+/*
+ * Drops the triggers of a relation that no other model needs; where the
+ * relation is another's they remain, and do nothing.
+ */
 static void
 UncoverRelation(const Model *model, Oid relation)
 {
-	char	   *function = quote_qualified_identifier(get_namespace_name(ExtensionSchema()),
-													  "limaml_record_changes");
 	Parameters	parameters = {0};
-	Oid			types[1] = {OIDOID};
-	Datum		values[1] = {ObjectIdGetDatum(relation)};
-	char	   *sql = psprintf("SELECT t.tgrelid, t.tgname FROM pg_catalog.pg_trigger AS t"
-							   " JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid"
-							   " WHERE (c.oid OPERATOR(pg_catalog.=) $1 OR c.oid OPERATOR(pg_catalog.=) ANY"
-							   " (SELECT p.relid FROM pg_catalog.pg_partition_tree($1) AS p))"
-							   " AND t.tgfoid OPERATOR(pg_catalog.=) '%s()'::pg_catalog.regprocedure"
-							   " AND pg_catalog.pg_has_role(c.relowner, 'USAGE')", function);
-	SPITupleTable *found;
+	ListCell   *lc;
 
 	AddInteger(&parameters, model->id);
 	AddParameter(&parameters, OIDOID, ObjectIdGetDatum(relation), false);
@@ -201,25 +298,21 @@ UncoverRelation(const Model *model, Oid relation)
 					 " WHERE changes IS NOT NULL AND id OPERATOR(pg_catalog.<>) $1"
 					 " AND (interactions OPERATOR(pg_catalog.=) $2 OR entities OPERATOR(pg_catalog.=) $2)",
 					 &parameters, false, SPI_OK_SELECT);
-	if (SPI_processed > 0)
+	if (SPI_processed > 0 || get_rel_name(relation) == NULL)
 		return;
-
-	if (SPI_execute_with_args(sql, 1, types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not look for triggers");
-	found = SPI_tuptable;
-	for (uint64 r = 0; r < found->numvals; r++)
+	foreach(lc, find_all_inheritors(relation, AccessShareLock, NULL))
 	{
-		bool		isnull;
-		Oid			table = DatumGetObjectId(SPI_getbinval(found->vals[r],
-														   found->tupdesc, 1,
-														   &isnull));
+		Oid			table = lfirst_oid(lc);
 
-		Utility(psprintf("DROP TRIGGER %s ON %s",
-						 quote_identifier(SPI_getvalue(found->vals[r],
-													   found->tupdesc, 2)),
-						 RelationText(table)));
+		if (!has_privs_of_role(GetUserId(), RelationOwner(table)) ||
+			!HasTriggers(table))
+			continue;
+		for (int t = 0; t < (int) lengthof(triggers); t++)
+			Utility(psprintf("DROP TRIGGER IF EXISTS limaml_record_%s ON %s",
+							 asc_tolower(triggers[t].event,
+										 strlen(triggers[t].event)),
+							 RelationText(table)));
 	}
-	SPI_freetuptable(found);
 }
 
 void
@@ -236,37 +329,6 @@ ChangesDisable(Model *model)
 	model->changes = InvalidOid;
 }
 
-/* A relation and all that it is a partition of, as an array. */
-static Datum
-WithAncestors(Oid relation)
-{
-	List	   *ancestors = get_rel_relispartition(relation) ?
-		get_partition_ancestors(relation) : NIL;
-	Datum	   *oids = palloc(sizeof(Datum) * (list_length(ancestors) + 1));
-	int			count = 0;
-	ListCell   *lc;
-
-	oids[count++] = ObjectIdGetDatum(relation);
-	foreach(lc, ancestors)
-		oids[count++] = ObjectIdGetDatum(lfirst_oid(lc));
-	return PointerGetDatum(construct_array(oids, count, OIDOID, sizeof(Oid),
-										   true, TYPALIGN_INT));
-}
-
-/* Who a relation belongs to, or InvalidOid where it is gone. */
-static Oid
-RelationOwner(Oid relation)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		return InvalidOid;
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
-
 /*
  * Writes the keys of one model.  The rights are those of whoever owns the
  * table of keys, as far as the server lets code of that role run for another.
@@ -279,6 +341,7 @@ RecordKeys(const Model *model, const TriggerData *data)
 	char	   *there = KeysThere(model);
 	StringInfoData sql;
 	RightsScope scope;
+	SPIPlanPtr	plan;
 
 	if (!OidIsValid(owner))
 		ereport(ERROR,
@@ -304,8 +367,19 @@ RecordKeys(const Model *model, const TriggerData *data)
 						 keys, there, keys, there);
 	EnterRights(&scope, owner, owner == GetUserId() ? 0 :
 				SECURITY_RESTRICTED_OPERATION);
-	if (SPI_execute(sql.data, false, 0) != SPI_OK_INSERT)
+
+	/*
+	 * TRUNCATE looks at all embeddings there are, which a transaction's
+	 * snapshot may not show.
+	 */
+	plan = SPI_prepare(sql.data, 0, NULL);
+	if (plan == NULL ||
+		SPI_execute_snapshot(plan, NULL, NULL,
+							 TRIGGER_FIRED_BY_TRUNCATE(data->tg_event) ?
+							 GetLatestSnapshot() : InvalidSnapshot,
+							 InvalidSnapshot, false, true, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not execute: %s", sql.data);
+	SPI_freeplan(plan);
 	LeaveRights(&scope);
 }
 
@@ -332,18 +406,22 @@ limaml_record_changes(PG_FUNCTION_ARGS)
 	SPI_connect();
 	if (SPI_register_trigger_data(data) < 0)
 		elog(ERROR, "could not register transition tables");
-	AddParameter(&parameters, OIDARRAYOID,
-				 WithAncestors(RelationGetRelid(data->tg_relation)), false);
+	AddParameter(&parameters, OIDOID,
+				 ObjectIdGetDatum(RelationGetRelid(data->tg_relation)), false);
 
 	/*
 	 * A transaction's snapshot may be older than the model's option, which
 	 * waited for nobody who had not yet locked this relation.
 	 */
 	PushActiveSnapshot(GetLatestSnapshot());
-	ExecuteAsCatalog("SELECT model, entity_key, embeddings, changes"
-					 " FROM limaml.stored_model WHERE changes IS NOT NULL"
-					 " AND (interactions OPERATOR(pg_catalog.=) ANY ($1)"
-					 " OR entities OPERATOR(pg_catalog.=) ANY ($1))",
+	ExecuteAsCatalog("WITH RECURSIVE up AS (SELECT $1 AS table UNION"
+					 " SELECT i.inhparent FROM pg_catalog.pg_inherits AS i"
+					 " JOIN up ON i.inhrelid OPERATOR(pg_catalog.=) up.table)"
+					 " SELECT m.model, m.entity_key, m.embeddings, m.changes"
+					 " FROM limaml.stored_model AS m WHERE m.changes IS NOT NULL"
+					 " AND EXISTS (SELECT FROM up"
+					 " WHERE m.interactions OPERATOR(pg_catalog.=) up.table"
+					 " OR m.entities OPERATOR(pg_catalog.=) up.table)",
 					 &parameters, true, SPI_OK_SELECT);
 	PopActiveSnapshot();
 	found = SPI_tuptable;

@@ -286,6 +286,7 @@ limaml_set_options(PG_FUNCTION_ARGS)
 	if (options.staleness != before.staleness)
 	{
 		/* neither way of knowing knows what the other has seen */
+		CatalogLockRefresh(model);
 		CatalogForgetRefresh(model, 0);
 		if (options.staleness == STALENESS_CHANGES)
 			ChangesEnable(model);

@@ -535,22 +535,53 @@ AppendListOfNewer(StringInfo sql, const Source *source)
 	AppendKeyEquality(sql, &source->key, NULL, "c", "n");
 }
 
-/* Entities whose keys are written down. */
+/* "(SELECT DISTINCT key... of the table of changed keys)" */
 static void
-AppendListOfChanged(StringInfo sql, const Source *source)
+AppendChanged(StringInfo sql, const Source *source)
 {
 	const Model *model = source->model;
 
-	appendStringInfoString(sql, "SELECT ");
-	AppendKey(sql, source, "i");
-	appendStringInfo(sql, ", NULL::%s AS \"newest row\", e.version IS NOT NULL AS \"is stored\", true AS \"is stale\" FROM (SELECT DISTINCT ",
-					 format_type_extended(source->event_time.type, -1,
-										  FORMAT_TYPE_FORCE_QUALIFY));
+	appendStringInfoString(sql, "(SELECT DISTINCT ");
 	AppendKey(sql, source, "q");
 	appendStringInfo(sql, " FROM %s AS q WHERE true",
 					 ModelRelationName(model, model->changes, "changes"));
 	AppendKeyThere(sql, source, "q");
-	appendStringInfoString(sql, ") AS i");
+	appendStringInfoChar(sql, ')');
+}
+
+/* All entities, and those whose keys are written down. */
+static void
+AppendListOfAllChanged(StringInfo sql, const Source *source)
+{
+	appendStringInfoString(sql, "SELECT ");
+	for (int k = 0; k < source->key.count; k++)
+	{
+		const char *name = quote_identifier(source->key.columns[k].name);
+
+		appendStringInfo(sql, "COALESCE(a.%s, q.%s) AS %s, ", name, name,
+						 name);
+	}
+	appendStringInfo(sql, "a.\"newest row\", a.\"is stored\" IS TRUE AS \"is stored\","
+					 " a.\"is stale\" IS TRUE OR q.%s IS NOT NULL AS \"is stale\" FROM (",
+					 quote_identifier(source->key.columns[0].name));
+	AppendListOfAll(sql, source, false);
+	appendStringInfoString(sql, ") AS a FULL JOIN ");
+	AppendChanged(sql, source);
+	appendStringInfoString(sql, " AS q ON ");
+	AppendKeyEquality(sql, &source->key, NULL, "a", "q");
+}
+
+/* Entities whose keys are written down. */
+static void
+AppendListOfChanged(StringInfo sql, const Source *source)
+{
+	appendStringInfoString(sql, "SELECT ");
+	AppendKey(sql, source, "i");
+	appendStringInfo(sql, ", NULL::%s AS \"newest row\", e.version IS NOT NULL AS \"is stored\", true AS \"is stale\" FROM ",
+					 format_type_extended(source->event_time.type, -1,
+										  FORMAT_TYPE_FORCE_QUALIFY));
+	AppendChanged(sql, source);
+	appendStringInfoString(sql, " AS i");
 	AppendEmbeddings(sql, source, "LEFT");
 }
 
@@ -565,8 +596,13 @@ AppendListed(StringInfo sql, const Source *source, SourceList list)
 	switch (list)
 	{
 		case LIST_ALL:
+			if (OidIsValid(source->model->changes))
+				AppendListOfAllChanged(sql, source);
+			else
+				AppendListOfAll(sql, source, false);
+			break;
 		case LIST_DIFFERENT:
-			AppendListOfAll(sql, source, list == LIST_DIFFERENT);
+			AppendListOfAll(sql, source, true);
 			break;
 		case LIST_NEWER:
 			AppendListOfNewer(sql, source);

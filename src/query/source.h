@@ -98,7 +98,8 @@ extern char *SourceEntitiesQuery(const Source *source);
 /* Which entities to adapt for a version. */
 typedef enum SourceList
 {
-	LIST_ALL,					/* but those adapted since $2, a timestamptz */
+	LIST_ALL,					/* but those adapted since $2, a timestamptz,
+								 * whose keys are not written down */
 	LIST_DIFFERENT,				/* whose rows are more, fewer or newer than
 								 * what their embedding was adapted on */
 	LIST_NEWER,					/* of these, those with rows after $2, an

@@ -205,6 +205,7 @@ limaml_drop_version(PG_FUNCTION_ARGS)
 				 errmsg("version %d of model \"%s\" is deployed", version,
 						model->name),
 				 errhint("Deploy another one first, with limaml_deploy.")));
+	CatalogLockRefresh(model);
 	EnterOwner(&scope, model);
 	partition = VersionPartition(model, version);
 	if (OidIsValid(partition))

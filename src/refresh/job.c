@@ -15,33 +15,22 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-/*
- * Advisory locks whose last field, which users set to 1 or 2, is ours.  The
- * view limaml.progress knows the first two.
- */
-#define REFRESH_LOCK 19533
-#define TRAINING_LOCK 19534
+/* Beside those of catalog.h. */
 #define LISTING_LOCK 19535
 
 static const char *const kinds[] = {"refresh", "training"};
 
-static void
-Lock(LOCKTAG *tag, int64 id, uint16 kind)
-{
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (id >> 32), (uint32) id,
-						 kind);
-}
-
 void
 JobModelLock(LOCKTAG *tag, JobKind kind, int64 model_id)
 {
-	Lock(tag, model_id, kind == JOB_REFRESH ? REFRESH_LOCK : TRAINING_LOCK);
+	ModelLock(tag, model_id, kind == JOB_REFRESH ? REFRESH_LOCK :
+			  TRAINING_LOCK);
 }
 
 void
 JobListLock(LOCKTAG *tag, int64 job)
 {
-	Lock(tag, job, LISTING_LOCK);
+	ModelLock(tag, job, LISTING_LOCK);
 }
 
 bool
@@ -464,7 +453,10 @@ JobFollow(const Job *job, int version)
 	AddParameter(&parameters, TIMESTAMPTZOID,
 				 TimestampTzGetDatum(job->started_at), false);
 	ExecuteAsCatalog("INSERT INTO limaml.stored_refresh (model_id, version, since)"
-					 " VALUES ($1, $2, $3) ON CONFLICT (model_id, version) DO NOTHING",
+					 " SELECT v.model_id, v.version, $3 FROM limaml.stored_version AS v"
+					 " WHERE v.model_id OPERATOR(pg_catalog.=) $1"
+					 " AND v.version OPERATOR(pg_catalog.=) $2"
+					 " ON CONFLICT (model_id, version) DO NOTHING",
 					 &parameters, false, SPI_OK_INSERT);
 }
 
@@ -505,7 +497,10 @@ JobRefreshed(const Job *job, int version)
 	ExecuteAsCatalog("INSERT INTO limaml.stored_refresh AS r"
 					 " (model_id, version, since, complete_at, newest_event, event_type)"
 					 " SELECT j.model_id, $2, j.started_at, j.started_at, j.newest_event, j.event_type"
-					 " FROM limaml.stored_job AS j WHERE j.id OPERATOR(pg_catalog.=) $1"
+					 " FROM limaml.stored_job AS j"
+					 " JOIN limaml.stored_version AS v ON v.model_id OPERATOR(pg_catalog.=) j.model_id"
+					 " AND v.version OPERATOR(pg_catalog.=) $2"
+					 " WHERE j.id OPERATOR(pg_catalog.=) $1"
 					 " ON CONFLICT (model_id, version) DO UPDATE SET"
 					 " complete_at = excluded.complete_at,"
 					 " newest_event = COALESCE(excluded.newest_event, r.newest_event),"

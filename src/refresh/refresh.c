@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "libpq/pqformat.h"
@@ -76,7 +77,8 @@ typedef struct Refresh
 	char	   *take_changes;	/* SQL, where changed keys are to be deleted */
 	bool		wait;			/* for other workers' batches */
 	Oid			embedding_type;
-	int64		done;			/* by this worker */
+	int64		done;			/* entities, by this worker */
+	int64		stored;			/* of them, those that have an embedding */
 	TimestampTz start;
 	TimestampTz reported;
 } Refresh;
@@ -236,6 +238,18 @@ ArrayOf(Oid type, int count, Datum *values, bool *nulls)
 	get_typlenbyvalalign(type, &length, &by_value, &align);
 	return PointerGetDatum(construct_md_array(values, nulls, 1, dims, bounds,
 											  type, length, by_value, align));
+}
+
+/*
+ * Locks what is read, for a snapshot to be taken after it: an older one would
+ * find a table that was rewritten in between empty.
+ */
+static void
+LockRelations(const Model *model)
+{
+	(void) find_all_inheritors(model->interactions, AccessShareLock, NULL);
+	if (OidIsValid(model->entities))
+		(void) find_all_inheritors(model->entities, AccessShareLock, NULL);
 }
 
 static const EntityKey *
@@ -416,6 +430,7 @@ ListEntities(void *argument)
 		strcmp(now.state, JOB_RUNNING) == 0)
 	{
 		EnterRefresh(refresh, &scope);
+		LockRelations(refresh->model);
 		StaleListInit(&stale, source, &refresh->options, job->version,
 					  job->only_stale, job->started_at);
 		if (refresh->options.staleness == STALENESS_CHANGES)
@@ -494,7 +509,8 @@ TakeChanges(Refresh *refresh, int count, Datum **key)
 	SPI_freeplan(plan);
 }
 
-static void
+/* Returns how many embeddings it stored. */
+static int64
 StoreBatch(const Refresh *refresh, const VersionRun *version, int count,
 		   Datum **key)
 {
@@ -544,6 +560,7 @@ StoreBatch(const Refresh *refresh, const VersionRun *version, int count,
 	if (SPI_execute_with_args(refresh->insert, parameters, types, values, NULL,
 							  false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not store embeddings: %s", refresh->insert);
+	return (int64) SPI_processed;
 }
 
 static double
@@ -608,6 +625,7 @@ RunBatch(void *argument)
 	count = ReadKeys(columns, keys, key);
 
 	EnterRefresh(refresh, &scope);
+	LockRelations(refresh->model);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	for (int v = 0; v < refresh->versions; v++)
 	{
@@ -628,15 +646,19 @@ RunBatch(void *argument)
 	PopActiveSnapshot();
 	for (int v = 0; v < refresh->versions; v++)
 	{
+		int64		stored;
+
 		MemoryContextSwitchTo(refresh->batch);
-		StoreBatch(refresh, &refresh->version[v], count, key);
+		stored = StoreBatch(refresh, &refresh->version[v], count, key);
+		if (v == 0)
+			work.entities = stored;
 	}
 	LeaveRights(&scope);
 	MemoryContextSwitchTo(refresh->batch);
 	work.writing = SecondsSince(start);
-	work.entities = count;
 	JobBatchDone(job, refresh->run->worker, batch, &work);
 	refresh->done += count;
+	refresh->stored += work.entities;
 	Report(refresh);
 	return true;
 }
@@ -760,7 +782,8 @@ RunRefresh(JobRun *run, Model *model)
 		ereport(NOTICE,
 				(errmsg_plural("refreshed " INT64_FORMAT " embedding of version %d of model \"%s\" in %.1f s",
 							   "refreshed " INT64_FORMAT " embeddings of version %d of model \"%s\" in %.1f s",
-							   refresh.done, refresh.done, run->job.version,
+							   refresh.stored, refresh.stored,
+							   run->job.version,
 							   model->name,
 							   (GetCurrentTimestamp() - refresh.start) / 1e6)));
 }
