@@ -390,6 +390,13 @@ JobFinish(const Job *job, const char *state, const char *error)
 }
 
 void
+JobFailed(const Job *job, const ErrorData *error)
+{
+	(void) JobFinish(job, error->sqlerrcode == ERRCODE_QUERY_CANCELED ?
+					 JOB_CANCELLED : JOB_FAILED, error->message);
+}
+
+void
 JobWork(const Job *job, Work *work)
 {
 	Parameters	parameters = {0};

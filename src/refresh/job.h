@@ -128,6 +128,9 @@ extern void JobBatchDone(const Job *job, int worker, int batch,
  */
 extern bool JobFinish(const Job *job, const char *state, const char *error);
 
+/* Ends a job by an error: as cancelled if that is what the error says. */
+extern void JobFailed(const Job *job, const ErrorData *error);
+
 /* The totals of a job's workers. */
 extern void JobWork(const Job *job, Work *work);
 

@@ -130,9 +130,7 @@ JobStep(JobRun *run, bool (*step) (void *argument), void *argument)
 	CurrentResourceOwner = owner;
 
 	if (error)
-		JobFinish(&run->job,
-				  error->sqlerrcode == ERRCODE_QUERY_CANCELED ? JOB_CANCELLED :
-				  JOB_FAILED, error->message);
+		JobFailed(&run->job, error);
 	JobCommit(run);
 	MemoryContextSwitchTo(context);
 	if (error)
@@ -616,6 +614,7 @@ RunBatch(void *argument)
 	int			batch;
 	int			count;
 
+	CHECK_FOR_INTERRUPTS();
 	MemoryContextReset(refresh->batch);
 	MemoryContextSwitchTo(refresh->batch);
 	batch = JobClaim(job, refresh->wait, columns->count, keys);
@@ -764,7 +763,6 @@ RunRefresh(JobRun *run, Model *model)
 	refresh.reported = GetCurrentTimestamp();
 	do
 	{
-		CHECK_FOR_INTERRUPTS();
 		MemoryContextSwitchTo(refresh.context);
 
 		/* when all batches are claimed, the claim of a worker that dies */

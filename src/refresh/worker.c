@@ -52,6 +52,9 @@
 /* Milliseconds between two looks at a job that somebody waits for. */
 #define WAIT_MILLISECONDS 50
 
+/* How many of these a job's beginning, or its workers' end, may take. */
+#define MOST_TRIES 60
+
 int			refresh_workers = 2;
 
 /* What a worker is started with. */
@@ -263,6 +266,7 @@ limaml_worker_main(Datum argument)
 {
 	WorkerStart start;
 	JobRun		run = {.process = true};
+	volatile bool joined = false;
 
 	memcpy(&start, MyBgworkerEntry->bgw_extra, sizeof(start));
 	run.worker = start.worker;
@@ -272,7 +276,7 @@ limaml_worker_main(Datum argument)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(start.database, InvalidOid, 0);
 
-	/* an error has ended the job; an exit with 0 is final for the postmaster */
+	/* an exit with 0 is final for the postmaster */
 	PG_TRY();
 	{
 		Connect();
@@ -281,6 +285,7 @@ limaml_worker_main(Datum argument)
 		{
 			int			restarts = JobJoin(&run.job, start.worker);
 
+			joined = true;
 			if (restarts > MOST_RESTARTS)
 				JobFinish(&run.job, JOB_FAILED,
 						  psprintf("worker %d was interrupted %d times",
@@ -293,9 +298,20 @@ limaml_worker_main(Datum argument)
 	}
 	PG_CATCH();
 	{
-		HOLD_INTERRUPTS();
+		ErrorData  *error;
+
+		/* most errors have ended the job, but not those between its steps */
+		MemoryContextSwitchTo(TopMemoryContext);
+		error = CopyErrorData();
 		EmitErrorReport();
-		proc_exit(0);
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		if (joined)
+		{
+			Connect();
+			JobFailed(&run.job, error);
+			Disconnect();
+		}
 	}
 	PG_END_TRY();
 	proc_exit(0);
@@ -382,6 +398,17 @@ Sleep(void)
 	CHECK_FOR_INTERRUPTS();
 }
 
+static bool
+AnyAlive(BackgroundWorkerHandle **handles, int count)
+{
+	pid_t		pid;
+
+	for (int w = 0; w < count; w++)
+		if (GetBackgroundWorkerPid(handles[w], &pid) != BGWH_STOPPED)
+			return true;
+	return false;
+}
+
 /*
  * Starts a job and waits until it is written down.  Returns its id, or that of
  * the job that is at work on the model already.
@@ -394,62 +421,50 @@ StartJob(Job *job, const Model *model)
 	int			started;
 	Job			now;
 
-	if (!JobIsAlive(job->kind, model->id))
-	{
-		job->id = JobNextId();
-		started = StartWorkers(job, MyProcPid, handles);
-		starting_xid = GetTopTransactionIdIfAny();
-		if (started == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-					 errmsg("could not start a background worker"),
-					 errhint("You may need to increase max_worker_processes (%d), or wait until others have ended.",
-							 max_worker_processes)));
-		if (started < job->workers)
-			ereport(NOTICE,
-					(errmsg("job " INT64_FORMAT " has %d of %d workers", job->id,
-							started, job->workers),
-					 errhint("You may need to increase max_worker_processes (%d).",
-							 max_worker_processes)));
-		for (;;)
-		{
-			bool		alive = false;
-			pid_t		pid;
-
-			for (int w = 0; w < started; w++)
-				alive = alive ||
-					GetBackgroundWorkerPid(handles[w], &pid) != BGWH_STOPPED;
-			if (ReadJobNow(job->id, &now))
-				return job->id;
-			if (!alive)
-				break;
-			Sleep();
-		}
-	}
-
-	/* another session came first */
-	for (int tries = 0; tries < 20; tries++)
+	for (int tries = 0; tries < MOST_TRIES; tries++)
 	{
 		int64		other;
 
+		if (!JobIsAlive(job->kind, model->id))
+		{
+			job->id = JobNextId();
+			starting_xid = GetTopTransactionIdIfAny();
+			started = StartWorkers(job, MyProcPid, handles);
+			if (started == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+						 errmsg("could not start a background worker"),
+						 errhint("You may need to increase max_worker_processes (%d), or wait until others have ended.",
+								 max_worker_processes)));
+			if (started < job->workers)
+				ereport(NOTICE,
+						(errmsg("job " INT64_FORMAT " has %d of %d workers",
+								job->id, started, job->workers),
+						 errhint("You may need to increase max_worker_processes (%d).",
+								 max_worker_processes)));
+			while (AnyAlive(handles, started) && !ReadJobNow(job->id, &now))
+				Sleep();
+			if (ReadJobNow(job->id, &now))
+				return job->id;
+		}
+
+		/* another session came first, or the job before is about to end */
 		PushActiveSnapshot(GetLatestSnapshot());
 		other = JobOfModel(job->kind, model->id);
 		PopActiveSnapshot();
-		if (other != 0)
+		if (other != 0 && JobIsAlive(job->kind, model->id))
 		{
 			ereport(NOTICE,
 					(errmsg("model \"%s\" is being %s by job " INT64_FORMAT,
 							model->name, verb, other)));
 			return other;
 		}
-		if (!JobIsAlive(job->kind, model->id))
-			break;
 		Sleep();
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),
 			 errmsg("could not start a job for model \"%s\"", model->name),
-			 errhint("Another one may have come first, within a transaction. The server log tells more.")));
+			 errhint("Another session may be at it within a transaction. The server log tells more.")));
 	return 0;
 }
 
@@ -589,6 +604,16 @@ limaml_wait(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
 					 errmsg("job " INT64_FORMAT " is gone, and its model", id)));
+	}
+
+	/* its workers may still be there, and whoever comes next be sent away */
+	for (int tries = 0; tries < MOST_TRIES; tries++)
+	{
+		pid_t	   *pids;
+
+		if (JobWorkerPids(&job, &pids) == 0)
+			break;
+		Sleep();
 	}
 	SPI_finish();
 	PG_RETURN_TEXT_P(cstring_to_text(job.state));
