@@ -9,10 +9,12 @@
 
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "model/catalog.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -496,6 +498,18 @@ CatalogCheckEmbeddings(const Model *model, Oid embedding_type)
 	get_atttypetypmodcoll(model->embeddings, number, &type, &width,
 						  &collation);
 	return width;
+}
+
+List *
+LockRelationTree(Oid relation, LOCKMODE mode)
+{
+	LockRelationOid(relation, mode);
+	if (get_rel_name(relation) == NULL)
+	{
+		UnlockRelationOid(relation, mode);
+		return NIL;
+	}
+	return find_all_inheritors(relation, mode, NULL);
 }
 
 char *

@@ -14,6 +14,7 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
 #include "storage/lock.h"
 #include "utils/jsonb.h"
 
@@ -166,6 +167,12 @@ extern Oid	MetaEmbeddingType(void);
  * this type.  Returns the width.
  */
 extern int	CatalogCheckEmbeddings(const Model *model, Oid embedding_type);
+
+/*
+ * Locks a relation, and after it its partitions or children; returns all that
+ * there are, none if the relation is gone.
+ */
+extern List *LockRelationTree(Oid relation, LOCKMODE mode);
 
 /* The qualified, quoted name of a relation of the model; role says which. */
 extern char *ModelRelationName(const Model *model, Oid relation,

@@ -163,8 +163,8 @@ CoverRelation(const Model *model, Oid relation, bool record)
 	 * Where triggers exist, for another model, creating them does not wait for
 	 * the writers whose statements did not know of this one yet.
 	 */
-	tables = find_all_inheritors(relation, record ? AccessShareLock :
-								 ShareRowExclusiveLock, NULL);
+	tables = LockRelationTree(relation, record ? AccessShareLock :
+							  ShareRowExclusiveLock);
 	foreach(lc, tables)
 	{
 		Oid			table = lfirst_oid(lc);
@@ -300,7 +300,7 @@ UncoverRelation(const Model *model, Oid relation)
 					 &parameters, false, SPI_OK_SELECT);
 	if (SPI_processed > 0 || get_rel_name(relation) == NULL)
 		return;
-	foreach(lc, find_all_inheritors(relation, AccessShareLock, NULL))
+	foreach(lc, LockRelationTree(relation, AccessShareLock))
 	{
 		Oid			table = lfirst_oid(lc);
 

@@ -310,12 +310,17 @@ limaml_drop_model(PG_FUNCTION_ARGS)
 {
 	Model	   *model;
 	RightsScope scope;
+	LOCKTAG		lock;
 	AttrNumber	number;
 
 	PreventCommandIfReadOnly("limaml_drop_model()");
 	SPI_connect();
 	model = CatalogModel(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	CatalogCheckOwner(model, "drop");
+
+	/* whoever refreshes it would wait for the tables that this waits for */
+	ModelLock(&lock, model->id, REFRESH_LOCK);
+	(void) LockAcquire(&lock, ExclusiveLock, false, false);
 	EnterOwner(&scope, model);
 
 	/*

@@ -71,7 +71,10 @@ VersionArgument(const Model *model, int number)
 	return number;
 }
 
-/* Entities that have an embedding of one version and none of the other. */
+/*
+ * Entities that have an embedding of one version and none of the other, which
+ * one without rows does not need.
+ */
 static int64
 MissingEmbeddings(const Model *model, int old, int new)
 {
@@ -88,6 +91,7 @@ MissingEmbeddings(const Model *model, int old, int new)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT pg_catalog.count(*) FROM %s AS o"
 					 " WHERE o.version OPERATOR(pg_catalog.=) $1"
+					 " AND o.interactions OPERATOR(pg_catalog.>) 0"
 					 " AND NOT EXISTS (SELECT FROM %s AS n"
 					 " WHERE n.version OPERATOR(pg_catalog.=) $2", table,
 					 table);

@@ -15,6 +15,9 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+/* Finished jobs of a kind that a model's history keeps. */
+#define KEPT_JOBS "1000"
+
 /* Beside those of catalog.h. */
 #define LISTING_LOCK 19535
 
@@ -89,6 +92,7 @@ JobInsert(Job *job)
 {
 	Parameters	dead = {0};
 	Parameters	batches = {0};
+	Parameters	old = {0};
 	Parameters	parameters = {0};
 
 	AddInteger(&dead, job->model_id);
@@ -105,6 +109,19 @@ JobInsert(Job *job)
 					 " AND j.model_id OPERATOR(pg_catalog.=) $1"
 					 " AND j.state OPERATOR(pg_catalog.<>) '" JOB_RUNNING "'",
 					 &batches, false, SPI_OK_DELETE);
+
+	AddInteger(&old, job->model_id);
+	AddText(&old, kinds[job->kind]);
+	ExecuteAsCatalog("WITH job AS (DELETE FROM limaml.stored_job"
+					 " WHERE model_id OPERATOR(pg_catalog.=) $1"
+					 " AND kind OPERATOR(pg_catalog.=) $2"
+					 " AND id OPERATOR(pg_catalog.<=) (SELECT id FROM limaml.stored_job"
+					 " WHERE model_id OPERATOR(pg_catalog.=) $1"
+					 " AND kind OPERATOR(pg_catalog.=) $2"
+					 " ORDER BY id DESC OFFSET " KEPT_JOBS " LIMIT 1) RETURNING id)"
+					 " DELETE FROM limaml.stored_worker AS w USING job"
+					 " WHERE w.job_id OPERATOR(pg_catalog.=) job.id",
+					 &old, false, SPI_OK_DELETE);
 
 	AddInteger(&parameters, job->id);
 	AddInteger(&parameters, job->model_id);

@@ -16,7 +16,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "libpq/pqformat.h"
@@ -245,9 +244,9 @@ ArrayOf(Oid type, int count, Datum *values, bool *nulls)
 static void
 LockRelations(const Model *model)
 {
-	(void) find_all_inheritors(model->interactions, AccessShareLock, NULL);
+	(void) LockRelationTree(model->interactions, AccessShareLock);
 	if (OidIsValid(model->entities))
-		(void) find_all_inheritors(model->entities, AccessShareLock, NULL);
+		(void) LockRelationTree(model->entities, AccessShareLock);
 }
 
 static const EntityKey *

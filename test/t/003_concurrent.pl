@@ -87,7 +87,7 @@ my $gate = close_gate();
 my $refresh = run_in_background('refresh', q{CALL limaml_refresh('taste')});
 wait_for('refresh', $locked);
 my ($seen) = $node->safe_psql('postgres', $counts) =~ /^1\|(\d+)$/;
-ok($seen > 0 && $seen < 5000 && $seen % 1000 == 0, 'batches are visible while the refresh runs');
+ok($seen > 0 && $seen < 5000, 'batches are visible while the refresh runs');
 is( $node->safe_psql('postgres', q{SELECT bool_and(limaml_embedding('taste', member_id) = embedding) FROM taste_embedding}),
 	't', 'and are what scoring uses');
 my ($status, $out, $err) = $node->psql('postgres', q{CALL limaml_refresh('taste')});
@@ -103,7 +103,8 @@ is($node->safe_psql('postgres', $counts), "1|$seen", 'what was finished remains'
 is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid > 2}), '0', 'the lock is free');
 ($status, $out, $err) = $node->psql('postgres', q{SET statement_timeout = '500ms'; CALL limaml_refresh('taste')});
 like($err, qr/canceling statement due to statement timeout/, 'statement_timeout ends it as well');
-is($node->safe_psql('postgres', $counts), "1|$seen", 'with the same left');
+my ($left) = $node->safe_psql('postgres', $counts) =~ /^1\|(\d+)$/;
+ok($left >= $seen && $left < 5000, 'with as much left');
 open_gate($gate);
 $node->safe_psql('postgres', q{CALL limaml_refresh('taste')});
 is($node->safe_psql('postgres', $counts), '1|5000', 'the next run does the rest');
