@@ -176,6 +176,23 @@ CatalogVersion(const Model *model, int number, bool read_only)
 	return version;
 }
 
+bool
+CatalogHasVersion(const Model *model, int number)
+{
+	Parameters	parameters = {0};
+	bool		found;
+
+	AddInteger(&parameters, model->id);
+	AddInt(&parameters, number);
+	ExecuteAsCatalog("SELECT FROM limaml.stored_version "
+					 "WHERE model_id OPERATOR(pg_catalog.=) $1 "
+					 "AND version OPERATOR(pg_catalog.=) $2",
+					 &parameters, false, SPI_OK_SELECT);
+	found = SPI_processed > 0;
+	SPI_freetuptable(SPI_tuptable);
+	return found;
+}
+
 bytea *
 CatalogNetwork(const Model *model, int version, bool read_only)
 {

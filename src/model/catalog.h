@@ -71,6 +71,8 @@ extern bool CatalogModelExists(const char *name);
 extern Version *CatalogVersion(const Model *model, int number,
 							   bool read_only);
 
+extern bool CatalogHasVersion(const Model *model, int number);
+
 /* A version's network, detoasted. */
 extern bytea *CatalogNetwork(const Model *model, int version, bool read_only);
 

@@ -11,13 +11,68 @@
 
 #include <math.h>
 
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "query/source.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/syscache.h"
 #include "utils/typcache.h"
+
+static bool
+IsNullable(Oid relation, AttrNumber number)
+{
+	HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relation),
+										Int16GetDatum(number));
+	bool		nullable;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for attribute %d of relation %u",
+			 number, relation);
+	nullable = !((Form_pg_attribute) GETSTRUCT(tuple))->attnotnull;
+	ReleaseSysCache(tuple);
+	return nullable;
+}
+
+/* Whether an index of the relation finds the rows of one entity. */
+static bool
+KeyIsIndexed(const Model *model)
+{
+	Relation	relation = relation_open(model->interactions, AccessShareLock);
+	List	   *indexes = relation->rd_rel->relhasindex ?
+		RelationGetIndexList(relation) : NIL;
+	bool		found = false;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		HeapTuple	tuple = SearchSysCache1(INDEXRELID,
+											ObjectIdGetDatum(lfirst_oid(lc)));
+		Form_pg_index index;
+		int			columns = 0;
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		index = (Form_pg_index) GETSTRUCT(tuple);
+		for (int a = 0; a < model->keys && a < index->indnkeyatts; a++)
+			for (int k = 0; k < model->keys; k++)
+				columns += index->indkey.values[a] ==
+					get_attnum(model->interactions, model->key[k]);
+		if (columns == model->keys && index->indisvalid &&
+			heap_attisnull(tuple, Anum_pg_index_indpred, NULL))
+			found = true;
+		ReleaseSysCache(tuple);
+	}
+	relation_close(relation, AccessShareLock);
+	return found;
+}
 
 static SourceColumn
 FindColumn(Oid relation, const char *name)
@@ -37,6 +92,7 @@ FindColumn(Oid relation, const char *name)
 	cached = lookup_type_cache(column.type, TYPECACHE_LT_OPR |
 							   TYPECACHE_HASH_EXTENDED_PROC);
 	column.sortable = OidIsValid(cached->lt_opr);
+	column.nullable = IsNullable(relation, number);
 
 	/* an enum hashes by OID, which another database has otherwise */
 	column.hashable = OidIsValid(cached->hash_extended_proc) &&
@@ -91,6 +147,7 @@ SourceInit(Source *source, const Model *model, int features,
 	source->interactions = ModelRelationName(model, model->interactions,
 											 "interactions");
 	EntityKeyInit(&source->key, model, model->interactions, "interactions");
+	source->key_indexed = KeyIsIndexed(model);
 	source->event_time = FindColumn(model->interactions, model->event_time);
 	if (!IsTime(source->event_time.type))
 		ereport(ERROR,
@@ -253,13 +310,20 @@ AppendKey(StringInfo sql, const Source *source, const char *alias)
 						 quote_identifier(source->key.columns[k].name));
 }
 
-/* Only rows that have a label and a time are interactions. */
+/*
+ * Only rows that have a label and a time are interactions.  What cannot be
+ * null is not asked: an index on key and time may then answer by itself.
+ */
 static void
 AppendUsable(StringInfo sql, const Source *source)
 {
-	appendStringInfo(sql, "i.%s IS NOT NULL AND i.%s IS NOT NULL",
-					 quote_identifier(source->label.name),
-					 quote_identifier(source->event_time.name));
+	appendStringInfoString(sql, "true");
+	if (source->label.nullable)
+		appendStringInfo(sql, " AND i.%s IS NOT NULL",
+						 quote_identifier(source->label.name));
+	if (source->event_time.nullable)
+		appendStringInfo(sql, " AND i.%s IS NOT NULL",
+						 quote_identifier(source->event_time.name));
 }
 
 /* The key's columns in alias k: as given in arrays. */
@@ -521,13 +585,26 @@ AppendListOfNewer(StringInfo sql, const Source *source)
 	AppendEmbeddings(sql, source, "LEFT");
 	appendStringInfoString(sql, "), c AS (SELECT ");
 	AppendKey(sql, source, "n");
-	appendStringInfo(sql, ", pg_catalog.count(*) AS \"rows of the entity\" FROM n JOIN %s AS i ON ",
-					 source->interactions);
-	AppendKeyEquality(sql, &source->key, NULL, "i", "n");
-	appendStringInfoString(sql, " WHERE NOT n.\"is newer\" AND ");
-	AppendUsable(sql, source);
-	appendStringInfoString(sql, " GROUP BY ");
-	AppendKey(sql, source, "n");
+	if (source->key_indexed)
+	{
+		/* one entity at a time, or the planner might read all there are */
+		appendStringInfo(sql, ", l.* FROM n CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS \"rows of the entity\" FROM %s AS i WHERE ",
+						 source->interactions);
+		AppendKeyEquality(sql, &source->key, NULL, "i", "n");
+		appendStringInfoString(sql, " AND ");
+		AppendUsable(sql, source);
+		appendStringInfoString(sql, ") AS l WHERE NOT n.\"is newer\"");
+	}
+	else
+	{
+		appendStringInfo(sql, ", pg_catalog.count(*) AS \"rows of the entity\" FROM n JOIN %s AS i ON ",
+						 source->interactions);
+		AppendKeyEquality(sql, &source->key, NULL, "i", "n");
+		appendStringInfoString(sql, " WHERE NOT n.\"is newer\" AND ");
+		AppendUsable(sql, source);
+		appendStringInfoString(sql, " GROUP BY ");
+		AppendKey(sql, source, "n");
+	}
 	appendStringInfoString(sql, ") SELECT ");
 	AppendKey(sql, source, "n");
 	appendStringInfoString(sql, ", n.\"newest row\", n.\"is stored\", n.\"is newer\" OR "

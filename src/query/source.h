@@ -32,6 +32,7 @@ typedef struct SourceColumn
 	bool		by_value;
 	bool		sortable;
 	bool		hashable;		/* alike in every database */
+	bool		nullable;
 } SourceColumn;
 
 typedef struct Source
@@ -41,6 +42,7 @@ typedef struct Source
 	char	   *interactions;	/* qualified and quoted */
 	char	   *entities;		/* the same, or NULL */
 	char	   *entities_equality[INDEX_MAX_KEYS];	/* its key = the key */
+	bool		key_indexed;	/* by an index of the interactions */
 	SourceColumn event_time;
 	SourceColumn label;
 	SourceColumn weight;		/* name is NULL where there is none */

@@ -175,7 +175,7 @@ typedef struct ModelStep
 	Model	   *model;
 } ModelStep;
 
-/* A step: the job's model; false where it cannot be seen yet. */
+/* A step: the job's model; false where it, or its version, is not seen yet. */
 static bool
 FindModel(void *argument)
 {
@@ -183,14 +183,14 @@ FindModel(void *argument)
 	char	   *name = CatalogModelName(step->start->model_id);
 
 	if (name)
-	{
 		step->model = CatalogModel(name, false);
+	if (name && (step->job->version == 0 ||
+				 CatalogHasVersion(step->model, step->job->version)))
 		return true;
-	}
 	if (step->last || !TransactionIdIsValid(step->start->xid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the model of job " INT64_FORMAT " does not exist",
+				 errmsg("the model or version of job " INT64_FORMAT " does not exist",
 						step->start->job)));
 
 	/* whoever waits for us in that transaction is to know */
