@@ -5,8 +5,9 @@
 #   make demo [KEEP=1]          what it does, on real ratings
 #   make test                   everything, in a throw-away cluster
 #   make bench-quality DATA=../shared/data
+#   make bench-refresh [ENTITIES=50000]
 #
-# demo, test and bench-quality install the Debian packages that are missing
+# demo, test and the benchmarks install the Debian packages that are missing
 # (tools/setup), so they start on a machine with nothing but make.
 
 # To bench-quality DATA is a folder, to PGXS the scripts to install.
@@ -22,6 +23,8 @@ OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c src/math/*.c src/model/*.c src/quer
 
 REGRESS = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
 REGRESS_OPTS = --inputdir=test --load-extension=limaml
+ISOLATION = $(patsubst test/isolation/specs/%.spec,%,$(sort $(wildcard test/isolation/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=test/isolation --outputdir=build/isolation --load-extension=limaml
 EXTRA_CLEAN = build
 
 # The serial flavour, by its own folder: every flavour has the same soname,
@@ -54,7 +57,7 @@ include $(PGXS)
 # PGXS follows no includes.
 $(OBJS): $(wildcard src/*.h src/*/*.h)
 
-# What demo, test and bench-quality use: this build, where the server loads it.
+# What demo, test and the benchmarks use: this build, where the server loads it.
 # Who may not write there can have it installed by root, and go on.
 installed: all
 	@if [ -w "$(pkglibdir)" ]; then \
@@ -104,6 +107,12 @@ bench-quality:
 	@$(AGAIN) -s installed
 	@DATA="$(BENCH_DATA)" tools/cluster run test/bench/quality/run
 
+# In a cluster of its own, whose processes it kills.
+bench-refresh:
+	@tools/setup bench
+	@$(AGAIN) -s installed
+	@ENTITIES="$(ENTITIES)" test/bench/refresh/run
+
 # No server and no PostgreSQL; GOLDEN=folder for other golden cases, SEEDS=n
 # for more random networks.
 check-unit check-unit-sanitize:
@@ -112,4 +121,4 @@ check-unit check-unit-sanitize:
 check-rooms:
 	tools/check-rooms
 
-.PHONY: all installed demo test bench-quality check-rooms check-unit check-unit-sanitize
+.PHONY: all installed demo test bench-quality bench-refresh check-rooms check-unit check-unit-sanitize

@@ -463,7 +463,9 @@ CREATE VIEW limaml.job WITH (security_barrier) AS
 		pg_catalog.date_part('epoch',
 			COALESCE(j.finished_at, pg_catalog.clock_timestamp())
 			OPERATOR(pg_catalog.-) j.started_at) AS seconds,
-		w.reading, w.adapting, w.writing, j.error
+		w.reading, w.adapting, w.writing,
+		/* it may quote rows */
+		CASE WHEN pg_catalog.pg_has_role(m.owner, 'USAGE') THEN j.error END AS error
 	FROM limaml.stored_job AS j
 		JOIN limaml.model AS m ON m.id OPERATOR(pg_catalog.=) j.model_id
 		CROSS JOIN LATERAL (
