@@ -8,9 +8,12 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "model/catalog.h"
@@ -473,6 +476,18 @@ CatalogLockRefresh(const Model *model)
 				 errhint("Wait for the job that the view limaml.progress shows, or end it with limaml_cancel.")));
 }
 
+bool
+CatalogExists(void)
+{
+	Oid			extension = get_extension_oid("limaml", true);
+	Oid			schema = get_namespace_oid("limaml", true);
+	Oid			table = OidIsValid(schema) ?
+		get_relname_relid("stored_job", schema) : InvalidOid;
+
+	return OidIsValid(extension) && OidIsValid(table) &&
+		getExtensionOfObject(RelationRelationId, table) == extension;
+}
+
 Oid
 ExtensionSchema(void)
 {
@@ -539,6 +554,8 @@ ModelRelationName(const Model *model, Oid relation, const char *role)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the %s relation of model \"%s\" no longer exists",
 						role, model->name),
+				 relation == model->changes && OidIsValid(relation) ?
+				 errhint("Set the option \"staleness\" anew with limaml_set_options, or drop the model.") :
 				 errhint("Drop the model with limaml_drop_model and create it again.")));
 	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
 									  name);

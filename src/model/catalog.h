@@ -160,6 +160,12 @@ extern void ModelLock(LOCKTAG *tag, int64 model_id, uint16 kind);
 /* An error while the model is refreshed; no refresh begins before commit. */
 extern void CatalogLockRefresh(const Model *model);
 
+/*
+ * Whether the database has the extension, and the catalog is its own: anybody
+ * might call a schema limaml, and wait for a superuser to read it.
+ */
+extern bool CatalogExists(void);
+
 /* The schema that the extension was created in, and the type there. */
 extern Oid	ExtensionSchema(void);
 extern Oid	MetaEmbeddingType(void);

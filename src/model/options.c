@@ -245,20 +245,32 @@ WidthsValue(const OptionSpec *spec, const JsonbValue *value)
 	return widths;
 }
 
+static void
+OptionErrorContext(void *arg)
+{
+	errcontext("option \"%s\"", ((const OptionSpec *) arg)->name);
+}
+
 /* An interval from 0, or (least) longer. */
 static Interval *
 IntervalValue(const OptionSpec *spec, const JsonbValue *value)
 {
 	Interval	zero = {0};
 	Interval   *interval;
+	ErrorContextCallback callback;
 
 	if (value->type != jbvString)
 		WrongValue(spec, "an interval, such as \"15 minutes\"");
+	callback.callback = OptionErrorContext;
+	callback.arg = unconstify(OptionSpec *, spec);
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	interval = DatumGetIntervalP(DirectFunctionCall3(interval_in,
 													 CStringGetDatum(pnstrdup(value->val.string.val,
 																			  value->val.string.len)),
 													 ObjectIdGetDatum(InvalidOid),
 													 Int32GetDatum(-1)));
+	error_context_stack = callback.previous;
 	if (DatumGetInt32(DirectFunctionCall2(interval_cmp,
 										  IntervalPGetDatum(interval),
 										  IntervalPGetDatum(&zero))) < spec->least)

@@ -121,6 +121,29 @@ CheckTable(Oid relation)
 				 errhint("Changes are recorded by triggers. Use the option \"staleness\": \"event_time\".")));
 }
 
+/*
+ * Keys go from a table that may be another role's into one of the model's
+ * owner, with the owner's rights: nothing is to be converted on the way, for a
+ * conversion may be code of that other role's.
+ */
+static void
+CheckKeyColumns(const Model *model, Oid table)
+{
+	for (int k = 0; k < model->keys; k++)
+	{
+		AttrNumber	from = get_attnum(table, model->key[k]);
+		AttrNumber	to = get_attnum(model->changes, model->key[k]);
+
+		if (from <= 0 || to <= 0 ||
+			get_atttype(table, from) != get_atttype(model->changes, to))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("key column \"%s\" of \"%s\" was altered since model \"%s\" records its changes",
+							model->key[k], get_rel_name(table), model->name),
+					 errhint("Set the option \"staleness\" anew with limaml_set_options, or drop the model.")));
+	}
+}
+
 static bool
 HasTriggers(Oid relation)
 {
@@ -186,11 +209,13 @@ CoverRelation(const Model *model, Oid relation, bool record)
 							 TriggerFunction()));
 		if (record)
 		{
-			char	   *sql = psprintf("INSERT INTO %s (%s) SELECT DISTINCT %s FROM ONLY %s%s",
-									   ModelRelationName(model, model->changes, "changes"),
-									   KeyList(model), KeyList(model), name,
-									   KeysThere(model));
+			char	   *sql;
 
+			CheckKeyColumns(model, table);
+			sql = psprintf("INSERT INTO %s (%s) SELECT DISTINCT %s FROM ONLY %s%s",
+						   ModelRelationName(model, model->changes, "changes"),
+						   KeyList(model), KeyList(model), name,
+						   KeysThere(model));
 			if (SPI_execute(sql, false, 0) != SPI_OK_INSERT)
 				elog(ERROR, "could not execute: %s", sql);
 		}
@@ -349,6 +374,8 @@ RecordKeys(const Model *model, const TriggerData *data)
 				 errmsg("the table of changed keys of model \"%s\" no longer exists",
 						model->name),
 				 errhint("Set the option \"staleness\" with limaml_set_options, or drop the model.")));
+	if (!TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
+		CheckKeyColumns(model, RelationGetRelid(data->tg_relation));
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "INSERT INTO %s (%s) ",
 					 RelationText(model->changes), keys);

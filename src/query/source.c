@@ -36,7 +36,9 @@ IsNullable(Oid relation, AttrNumber number)
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for attribute %d of relation %u",
 			 number, relation);
-	nullable = !((Form_pg_attribute) GETSTRUCT(tuple))->attnotnull;
+	/* what a foreign server holds is not checked */
+	nullable = !((Form_pg_attribute) GETSTRUCT(tuple))->attnotnull ||
+		get_rel_relkind(relation) == RELKIND_FOREIGN_TABLE;
 	ReleaseSysCache(tuple);
 	return nullable;
 }
@@ -536,16 +538,31 @@ AppendListOrder(StringInfo sql, const Source *source)
 	"CASE WHEN " alias ".\"rows of the entity\" OPERATOR(pg_catalog.>) 2147483647" \
 	" THEN 2147483647 ELSE " alias ".\"rows of the entity\" END"
 
-/* "x JOIN the version's embeddings AS e" */
+/* The version's embeddings, of all entities or of that of i, AS e. */
 static void
-AppendEmbeddings(StringInfo sql, const Source *source, const char *join)
+AppendEmbeddings(StringInfo sql, const Source *source, bool all)
 {
 	const Model *model = source->model;
+	const char *table = ModelRelationName(model, model->embeddings,
+										  "embeddings");
 
-	appendStringInfo(sql, " %s JOIN (SELECT * FROM %s AS e WHERE e.version OPERATOR(pg_catalog.=) $1) AS e ON ",
-					 join, ModelRelationName(model, model->embeddings,
-											 "embeddings"));
-	AppendKeyEquality(sql, &source->key, NULL, "i", "e");
+	/*
+	 * By key where few are wanted: nobody analyzes a partitioned table, and a
+	 * planner that guesses might read it all, and all interactions too.
+	 */
+	appendStringInfo(sql, " %s JOIN %s (SELECT * FROM %s AS e WHERE e.version OPERATOR(pg_catalog.=) $1",
+					 all ? "FULL" : "LEFT", all ? "" : "LATERAL", table);
+	if (!all)
+	{
+		appendStringInfoString(sql, " AND ");
+		AppendKeyEquality(sql, &source->key, NULL, "e", "i");
+		appendStringInfoString(sql, " LIMIT 1");
+	}
+	appendStringInfoString(sql, ") AS e ON ");
+	if (all)
+		AppendKeyEquality(sql, &source->key, NULL, "i", "e");
+	else
+		appendStringInfoString(sql, "true");
 }
 
 /* All entities, held against all embeddings. */
@@ -567,7 +584,7 @@ AppendListOfAll(StringInfo sql, const Source *source, bool different)
 						   "e.version IS NULL OR e.adapted_at OPERATOR(pg_catalog.<) $2");
 	appendStringInfoString(sql, " AS \"is stale\" FROM ");
 	AppendEntities(sql, source, false);
-	AppendEmbeddings(sql, source, "FULL");
+	AppendEmbeddings(sql, source, true);
 }
 
 /*
@@ -582,7 +599,7 @@ AppendListOfNewer(StringInfo sql, const Source *source)
 	appendStringInfoString(sql, ", i.\"newest row\", e.interactions, e.version IS NOT NULL AS \"is stored\","
 						   " e.version IS NULL OR i.\"newest row\" IS DISTINCT FROM e.adapted_through AS \"is newer\" FROM ");
 	AppendEntities(sql, source, true);
-	AppendEmbeddings(sql, source, "LEFT");
+	AppendEmbeddings(sql, source, false);
 	appendStringInfoString(sql, "), c AS (SELECT ");
 	AppendKey(sql, source, "n");
 	if (source->key_indexed)
@@ -659,7 +676,7 @@ AppendListOfChanged(StringInfo sql, const Source *source)
 										  FORMAT_TYPE_FORCE_QUALIFY));
 	AppendChanged(sql, source);
 	appendStringInfoString(sql, " AS i");
-	AppendEmbeddings(sql, source, "LEFT");
+	AppendEmbeddings(sql, source, false);
 }
 
 /*

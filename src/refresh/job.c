@@ -221,6 +221,25 @@ JobJoin(const Job *job, int worker)
 	return restarts;
 }
 
+bool
+JobAwaitsUs(int64 id, int process)
+{
+	Parameters	parameters = {0};
+	bool		awaits;
+
+	AddInteger(&parameters, id);
+	AddInt(&parameters, process);
+	ExecuteAsCatalog("SELECT FROM (SELECT w.pid FROM limaml.stored_worker AS w"
+					 " WHERE w.job_id OPERATOR(pg_catalog.=) $1"
+					 " UNION ALL SELECT $2) AS w"
+					 " WHERE pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=)"
+					 " ANY (pg_catalog.pg_blocking_pids(w.pid))",
+					 &parameters, true, SPI_OK_SELECT);
+	awaits = SPI_processed > 0;
+	SPI_freetuptable(SPI_tuptable);
+	return awaits;
+}
+
 void
 JobAwaitsTransaction(const Job *job)
 {
@@ -377,6 +396,7 @@ bool
 JobFinish(const Job *job, const char *state, const char *error)
 {
 	Parameters	parameters = {0};
+	Parameters	batches = {0};
 	bool		ended;
 
 	AddInteger(&parameters, job->id);
@@ -391,18 +411,21 @@ JobFinish(const Job *job, const char *state, const char *error)
 					 " AND state OPERATOR(pg_catalog.=) '" JOB_RUNNING "'",
 					 &parameters, false, SPI_OK_UPDATE);
 	ended = SPI_processed > 0;
-	if (ended)
-	{
-		Parameters	batches = {0};
 
-		/* some are left of a job that failed or was cancelled */
-		AddInteger(&batches, job->id);
-		ExecuteAsCatalog("DELETE FROM limaml.stored_batch AS b WHERE (b.job_id, b.batch) IN"
-						 " (SELECT c.job_id, c.batch FROM limaml.stored_batch AS c"
-						 " WHERE c.job_id OPERATOR(pg_catalog.=) $1"
-						 " FOR UPDATE SKIP LOCKED)",
-						 &batches, false, SPI_OK_DELETE);
-	}
+	/*
+	 * Some are left of a job that failed or was cancelled.  Those that other
+	 * workers have they delete themselves, when they find it ended.
+	 */
+	AddInteger(&batches, job->id);
+	ExecuteAsCatalog("DELETE FROM limaml.stored_batch AS b"
+					 " WHERE b.job_id OPERATOR(pg_catalog.=) $1 AND b.batch OPERATOR(pg_catalog.=) ANY"
+					 " (ARRAY(SELECT c.batch FROM limaml.stored_batch AS c"
+					 " WHERE c.job_id OPERATOR(pg_catalog.=) $1"
+					 " AND NOT EXISTS (SELECT FROM limaml.stored_job AS j"
+					 " WHERE j.id OPERATOR(pg_catalog.=) $1"
+					 " AND j.state OPERATOR(pg_catalog.=) '" JOB_RUNNING "')"
+					 " FOR UPDATE SKIP LOCKED))",
+					 &batches, false, SPI_OK_DELETE);
 	return ended;
 }
 

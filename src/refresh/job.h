@@ -90,6 +90,12 @@ extern int	JobJoin(const Job *job, int worker);
 /* The job cannot begin before the transaction that started it ends. */
 extern void JobAwaitsTransaction(const Job *job);
 
+/*
+ * Whether a worker of a job, or this process, waits for a lock of our own
+ * transaction's; by the active snapshot.
+ */
+extern bool JobAwaitsUs(int64 id, int process);
+
 /* The processes that work on a job; returns their number. */
 extern int	JobWorkerPids(const Job *job, pid_t **pids);
 
@@ -103,7 +109,7 @@ typedef struct Work
 	double		writing;
 } Work;
 
-/* Adds a batch: for each key column an array_send of its values. */
+/* Adds a batch: for each key column the bytes of an array of its values. */
 extern void JobAddBatch(const Job *job, int batch, int entities, int keys,
 						bytea **key);
 

@@ -20,7 +20,6 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_database.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -35,7 +34,6 @@
 #include "tcop/tcopprot.h"
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/wait_event.h"
@@ -208,7 +206,7 @@ StartDue(SPITupleTable *due, uint64 r)
 	}
 	else
 		job.id = JobNextId();
-	if (StartWorkers(&job, 0, NULL) == 0)
+	if (StartWorkers(&job, 0, 0, NULL) == 0)
 		ereport(LOG,
 				(errmsg("limaml launcher: could not start a background worker"),
 				 errhint("You may need to increase max_worker_processes (%d).",
@@ -227,20 +225,20 @@ limaml_scanner_main(Datum argument)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(argument),
 											  InvalidOid, 0);
+	SetWorkerDefaults();
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (OidIsValid(get_namespace_oid("limaml", true)) &&
-		OidIsValid(get_relname_relid("stored_job",
-									 get_namespace_oid("limaml", false))))
+	if (CatalogExists())
 	{
+		Parameters	none = {0};
+
 		SPITupleTable *due;
 		uint64		count;
 
 		pgstat_report_activity(STATE_RUNNING, "limaml: looking for models that are due");
 		SPI_connect();
-		if (SPI_execute(DUE, true, 0) != SPI_OK_SELECT)
-			elog(ERROR, "could not look for models that are due");
+		ExecuteAsCatalog(DUE, &none, true, SPI_OK_SELECT);
 		due = SPI_tuptable;
 		count = SPI_processed;
 		for (uint64 r = 0; r < count; r++)

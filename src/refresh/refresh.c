@@ -18,7 +18,6 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "libpq/pqformat.h"
 #include "miscadmin.h"
 #include "model/embedding.h"
 #include "model/network_cache.h"
@@ -33,7 +32,6 @@
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -90,6 +88,9 @@ JobCommit(const JobRun *run)
 	if (run->process)
 		PopActiveSnapshot();
 	SPI_commit();
+
+	/* a snapshot that is older than the locks, or others' work, is of no use */
+	XactIsoLevel = XACT_READ_COMMITTED;
 
 	/* what is read may be toasted, and detoasting takes a snapshot */
 	if (run->process)
@@ -148,6 +149,10 @@ EnterRefresh(const Refresh *refresh, RightsScope *scope)
 							 psprintf("%d", Max(refresh_work_mem / 4, 64)),
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 							 true, 0, false);
+
+	/* to compile takes longer than to list what is stale */
+	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 }
 
 /* Deletes the keys given as arrays from the changed ones. */
@@ -273,11 +278,17 @@ EndBatchOfList(Listing *listing)
 	const EntityKey *key = KeyOf(listing->refresh);
 	bytea	   *columns[INDEX_MAX_KEYS];
 
+	/* as they are: their types may have no binary form, or one that depends */
 	for (int k = 0; k < key->count; k++)
-		columns[k] =
-			OidSendFunctionCall(F_ARRAY_SEND,
-								ArrayOf(key->columns[k].type, listing->count,
-										listing->key[k], NULL));
+	{
+		ArrayType  *array =
+			DatumGetArrayTypeP(ArrayOf(key->columns[k].type, listing->count,
+									   listing->key[k], NULL));
+
+		columns[k] = palloc(VARHDRSZ + VARSIZE(array));
+		SET_VARSIZE(columns[k], VARHDRSZ + VARSIZE(array));
+		memcpy(VARDATA(columns[k]), array, VARSIZE(array));
+	}
 	JobAddBatch(&listing->refresh->run->job, listing->batch++, listing->count,
 				key->count, columns);
 	listing->count = 0;
@@ -463,15 +474,16 @@ ReadKeys(const EntityKey *key, bytea **columns, Datum **values)
 	for (int k = 0; k < key->count; k++)
 	{
 		const KeyColumn *column = &key->columns[k];
-		StringInfoData buffer;
-		Datum		array;
+		ArrayType  *array = palloc(VARSIZE_ANY_EXHDR(columns[k]));
 		int			here;
 
-		initStringInfo(&buffer);
-		appendBinaryStringInfo(&buffer, VARDATA_ANY(columns[k]),
-							   VARSIZE_ANY_EXHDR(columns[k]));
-		array = OidReceiveFunctionCall(F_ARRAY_RECV, &buffer, column->type, -1);
-		deconstruct_array(DatumGetArrayTypeP(array), column->type,
+		memcpy(array, VARDATA_ANY(columns[k]), VARSIZE_ANY_EXHDR(columns[k]));
+		if (ARR_ELEMTYPE(array) != column->type)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("key column \"%s\" was altered in the meantime",
+							column->name)));
+		deconstruct_array(array, column->type,
 						  column->typlen, column->typbyval, column->typalign,
 						  &values[k], NULL, &here);
 		if (count >= 0 && here != count)
@@ -585,7 +597,7 @@ Report(Refresh *refresh)
 										refresh->model->name, refresh->done,
 										total));
 	if (now - refresh->reported < REPORT_SECONDS * USECS_PER_SEC ||
-		refresh->done == total)
+		refresh->done == total || refresh->done == 0)
 		return;
 	refresh->reported = now;
 	if (!refresh->run->process)
@@ -759,6 +771,7 @@ RunRefresh(JobRun *run, Model *model)
 							   psprintf("limaml: finding stale entities of model \"%s\"",
 										model->name));
 	JobStep(run, ListEntities, &refresh);
+	Report(&refresh);
 	refresh.reported = GetCurrentTimestamp();
 	do
 	{

@@ -20,7 +20,6 @@
 #include <signal.h>
 
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -29,7 +28,6 @@
 #include "postmaster/interrupt.h"
 #include "refresh/refresh.h"
 #include "refresh/worker.h"
-#include "storage/dsm.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
@@ -38,6 +36,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -51,6 +50,9 @@
 
 /* Milliseconds between two looks at a job that somebody waits for. */
 #define WAIT_MILLISECONDS 50
+
+/* Of these looks, each which one asks who waits for whom. */
+#define LOOKS_PER_CHECK 10
 
 /* How many of these a job's beginning, or its workers' end, may take. */
 #define MOST_TRIES 60
@@ -76,9 +78,6 @@ typedef struct WorkerStart
 StaticAssertDecl(sizeof(WorkerStart) <= BGW_EXTRALEN,
 				 "a worker's start must fit in bgw_extra");
 
-/* The transaction of this session that last started a job. */
-static TransactionId starting_xid = InvalidTransactionId;
-
 PGDLLEXPORT void limaml_worker_main(Datum argument);
 
 /*
@@ -102,21 +101,45 @@ Disconnect(void)
 	CommitTransactionCommand();
 }
 
-/* A worker may come back and ask again, so they remain. */
-static Jsonb *
-TakeOptions(dsm_handle handle)
+/* The options that a session gives; false where it has gone. */
+static bool
+TakeOptions(dsm_handle handle, Jsonb **options)
 {
-	dsm_segment *segment = dsm_attach(handle);
-	Jsonb	   *options;
+	dsm_segment *segment;
 	Jsonb	   *given;
 
+	*options = NULL;
+	if (handle == 0)
+		return true;
+	segment = dsm_attach(handle);
 	if (segment == NULL)
-		return NULL;
+		return false;
 	given = dsm_segment_address(segment);
-	options = palloc(VARSIZE(given));
-	memcpy(options, given, VARSIZE(given));
+	*options = palloc(VARSIZE(given));
+	memcpy(*options, given, VARSIZE(given));
 	dsm_detach(segment);
-	return options;
+	return true;
+}
+
+void
+SetWorkerDefaults(void)
+{
+	static const struct
+	{
+		const char *name;
+		const char *value;
+	}			settings[] = {
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"}
+	};
+
+	for (int i = 0; i < (int) lengthof(settings); i++)
+		SetConfigOption(settings[i].name, settings[i].value, PGC_SUSET,
+						PGC_S_OVERRIDE);
 }
 
 /*
@@ -141,16 +164,22 @@ JoinJob(const WorkerStart *start, JobRun *run)
 
 		if (LockAcquire(&lock, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL)
 		{
+			Jsonb	   *options;
+
 			if (!JobRead(start->job, job))
 			{
+				if (!TakeOptions(start->options, &options))
+				{
+					LockRelease(&lock, ExclusiveLock, true);
+					return false;
+				}
 				memset(job, 0, sizeof(*job));
 				job->id = start->job;
 				job->model_id = start->model_id;
 				job->kind = start->kind;
 				job->version = start->version;
 				job->only_stale = start->only_stale;
-				job->options = start->options ? TakeOptions(start->options) :
-					NULL;
+				job->options = options;
 				job->background = true;
 				job->workers = start->workers;
 				job->started_by = start->started_by;
@@ -275,13 +304,14 @@ limaml_worker_main(Datum argument)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(start.database, InvalidOid, 0);
+	SetWorkerDefaults();
 
 	/* an exit with 0 is final for the postmaster */
 	PG_TRY();
 	{
 		Connect();
 		pgstat_report_activity(STATE_RUNNING, "limaml: joining a job");
-		if (OidIsValid(get_namespace_oid("limaml", true)) && JoinJob(&start, &run))
+		if (CatalogExists() && JoinJob(&start, &run))
 		{
 			int			restarts = JobJoin(&run.job, start.worker);
 
@@ -321,25 +351,22 @@ limaml_worker_main(Datum argument)
  * In a session, or the launcher
  */
 
-/* Options for workers to take, kept until the server stops: a few bytes. */
-static dsm_handle
+/* Options for a worker to write down with the job; NULL where there are none. */
+static dsm_segment *
 GiveOptions(const Jsonb *options)
 {
 	dsm_segment *segment;
-	dsm_handle	handle;
 
 	if (options == NULL || JB_ROOT_COUNT(options) == 0)
-		return 0;
+		return NULL;
 	segment = dsm_create(VARSIZE(options), 0);
 	memcpy(dsm_segment_address(segment), options, VARSIZE(options));
-	dsm_pin_segment(segment);
-	handle = dsm_segment_handle(segment);
-	dsm_detach(segment);
-	return handle;
+	return segment;
 }
 
 int
-StartWorkers(const Job *job, pid_t notify, BackgroundWorkerHandle **handles)
+StartWorkers(const Job *job, dsm_handle options, pid_t notify,
+			 BackgroundWorkerHandle **handles)
 {
 	BackgroundWorker worker = {0};
 	WorkerStart start = {
@@ -348,6 +375,7 @@ StartWorkers(const Job *job, pid_t notify, BackgroundWorkerHandle **handles)
 		.database = MyDatabaseId,
 		.started_by = job->started_by,
 		.xid = GetTopTransactionIdIfAny(),
+		.options = options,
 		.version = job->version,
 		.workers = job->workers,
 		.kind = job->kind,
@@ -355,7 +383,6 @@ StartWorkers(const Job *job, pid_t notify, BackgroundWorkerHandle **handles)
 	};
 	int			started = 0;
 
-	start.options = GiveOptions(job->options);
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = RESTART_SECONDS;
@@ -398,6 +425,28 @@ Sleep(void)
 	CHECK_FOR_INTERRUPTS();
 }
 
+/* The deadlock detector knows nothing of who waits for a job. */
+static bool
+AwaitsUs(int64 id, int process)
+{
+	bool		awaits;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	awaits = JobAwaitsUs(id, process);
+	PopActiveSnapshot();
+	return awaits;
+}
+
+static void
+ReportAwaitsUs(int64 id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("job " INT64_FORMAT " waits for this transaction to end",
+					id),
+			 errhint("Wait for it after COMMIT.")));
+}
+
 static bool
 AnyAlive(BackgroundWorkerHandle **handles, int count)
 {
@@ -418,6 +467,7 @@ StartJob(Job *job, const Model *model)
 {
 	BackgroundWorkerHandle *handles[MOST_WORKERS];
 	const char *verb = job->kind == JOB_REFRESH ? "refreshed" : "trained";
+	dsm_segment *options = GiveOptions(job->options);
 	int			started;
 	Job			now;
 
@@ -428,8 +478,8 @@ StartJob(Job *job, const Model *model)
 		if (!JobIsAlive(job->kind, model->id))
 		{
 			job->id = JobNextId();
-			starting_xid = GetTopTransactionIdIfAny();
-			started = StartWorkers(job, MyProcPid, handles);
+			started = StartWorkers(job, options ? dsm_segment_handle(options) : 0,
+								   MyProcPid, handles);
 			if (started == 0)
 				ereport(ERROR,
 						(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
@@ -442,10 +492,27 @@ StartJob(Job *job, const Model *model)
 								job->id, started, job->workers),
 						 errhint("You may need to increase max_worker_processes (%d).",
 								 max_worker_processes)));
-			while (AnyAlive(handles, started) && !ReadJobNow(job->id, &now))
+			for (int looks = 1; AnyAlive(handles, started) &&
+				 !ReadJobNow(job->id, &now); looks++)
+			{
+				pid_t		pid;
+
+				if (looks % LOOKS_PER_CHECK == 0 &&
+					GetBackgroundWorkerPid(handles[0], &pid) == BGWH_STARTED &&
+					AwaitsUs(job->id, pid))
+				{
+					for (int w = 0; w < started; w++)
+						TerminateBackgroundWorker(handles[w]);
+					ReportAwaitsUs(job->id);
+				}
 				Sleep();
+			}
 			if (ReadJobNow(job->id, &now))
+			{
+				if (options)
+					dsm_detach(options);
 				return job->id;
+			}
 		}
 
 		/* another session came first, or the job before is about to end */
@@ -457,6 +524,8 @@ StartJob(Job *job, const Model *model)
 			ereport(NOTICE,
 					(errmsg("model \"%s\" is being %s by job " INT64_FORMAT,
 							model->name, verb, other)));
+			if (options)
+				dsm_detach(options);
 			return other;
 		}
 		Sleep();
@@ -574,6 +643,7 @@ limaml_wait(PG_FUNCTION_ARGS)
 	MemoryContext look;
 	Job			job;
 	int			dead = 0;
+	int			looks = 0;
 
 	SPI_connect();
 	look = AllocSetContextCreate(CurrentMemoryContext, "limaml wait",
@@ -589,14 +659,8 @@ limaml_wait(PG_FUNCTION_ARGS)
 					 errmsg("job " INT64_FORMAT " was interrupted, and nobody works on it",
 							id),
 					 errhint("The next refresh of the model does the rest.")));
-		if (strcmp(job.phase, PHASE_WAITING) == 0 &&
-			TransactionIdIsValid(starting_xid) &&
-			starting_xid == GetTopTransactionIdIfAny())
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("job " INT64_FORMAT " waits for this transaction to end",
-							id),
-					 errhint("Wait for it after COMMIT.")));
+		if (++looks % LOOKS_PER_CHECK == 0 && AwaitsUs(id, 0))
+			ReportAwaitsUs(id);
 		Sleep();
 		MemoryContextSwitchTo(look);
 		MemoryContextReset(look);

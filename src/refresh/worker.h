@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "refresh/job.h"
+#include "storage/dsm.h"
 
 struct BackgroundWorkerHandle;
 
@@ -22,9 +23,16 @@ extern int	refresh_workers;
 
 /*
  * Starts workers for a job, which need not be written down yet: the first of
- * them does.  Returns how many there are; notifies `notify`, or nobody (0).
+ * them does.  options: a segment with those of a training run, or 0.  Returns
+ * how many there are; notifies `notify`, or nobody (0).
  */
-extern int	StartWorkers(const Job *job, pid_t notify,
+extern int	StartWorkers(const Job *job, dsm_handle options, pid_t notify,
 						 struct BackgroundWorkerHandle **handles);
+
+/*
+ * In a background worker, before its first transaction: settings of the
+ * database, or of the server, that are for people's sessions do not apply.
+ */
+extern void SetWorkerDefaults(void);
 
 #endif							/* REFRESH_WORKER_H */
