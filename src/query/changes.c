@@ -26,6 +26,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "query/changes.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/formatting.h"
@@ -193,6 +194,22 @@ CoverRelation(const Model *model, Oid relation, bool record)
 		Oid			table = lfirst_oid(lc);
 		char	   *name = RelationText(table);
 
+		/*
+		 * A part that somebody else has added is not the model's owner's to
+		 * guard.
+		 */
+		if (record && !HasTriggers(table) &&
+			(pg_class_aclcheck(table, GetUserId(), ACL_TRIGGER) != ACLCHECK_OK ||
+			 pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK))
+		{
+			ereport(WARNING,
+					(errmsg("changes of \"%s\" are not recorded for model \"%s\" where they are written to it by its own name",
+							get_rel_name(table), model->name),
+					 errhint("Grant SELECT and TRIGGER on it to the model's owner.")));
+			continue;
+		}
+		if (record && !HasTriggers(table))
+			LockRelationOid(table, ShareRowExclusiveLock);
 		if (HasTriggers(table))
 		{
 			if (pg_class_aclcheck(table, GetUserId(), ACL_TRIGGER) != ACLCHECK_OK)

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
@@ -16,6 +17,8 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -48,7 +51,7 @@ ReadEmbeddings(const Model *model, Datum *values, bool *nulls)
 	values[FRESHNESS_OLDEST] = ResultColumn(2, &nulls[FRESHNESS_OLDEST]);
 }
 
-/* What the next refresh would do; with the rights of the owner alone. */
+/* What the next refresh would do. */
 static void
 ReadStale(const Model *model, Datum *values, bool *nulls)
 {
@@ -58,7 +61,6 @@ ReadStale(const Model *model, Datum *values, bool *nulls)
 	RefreshState state;
 	StaleList	stale;
 	Source		source;
-	RightsScope scope;
 	bool		isnull;
 
 	CatalogOptions(model, NULL, &options);
@@ -66,7 +68,6 @@ ReadStale(const Model *model, Datum *values, bool *nulls)
 	nulls[FRESHNESS_REFRESHED_AT] = !state.complete;
 	values[FRESHNESS_REFRESHED_AT] = TimestampTzGetDatum(state.complete_at);
 
-	EnterOwner(&scope, model);
 	SourceInitDeclared(&source, model, NULL, &interaction, &entity);
 	StaleListInit(&stale, &source, &options, model->deployed, true,
 				  GetCurrentTimestamp());
@@ -74,12 +75,56 @@ ReadStale(const Model *model, Datum *values, bool *nulls)
 							  stale.parameters, stale.types, stale.values,
 							  NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not count stale entities");
-	LeaveRights(&scope);
 	values[FRESHNESS_STALE] = ResultColumn(1, &nulls[FRESHNESS_STALE]);
 	nulls[FRESHNESS_ENTITIES] = false;
 	values[FRESHNESS_ENTITIES] =
 		Int64GetDatum(DatumGetInt64(values[FRESHNESS_ADAPTED]) +
 					  DatumGetInt64(ResultColumn(2, &isnull)));
+}
+
+/*
+ * Fills in a model's row.  All is read with the rights of its owner: whose
+ * tables and views they are may have them run code.  What cannot be read is a
+ * WARNING, so that one model that is broken hides no other.
+ */
+static void
+ReadModel(const Model *model, Datum *values, bool *nulls)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		bool		mine = has_privs_of_role(GetUserId(), model->owner);
+		RightsScope scope;
+
+		EnterOwner(&scope, model);
+		ReadEmbeddings(model, values, nulls);
+		if (mine)
+			ReadStale(model, values, nulls);
+		LeaveRights(&scope);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (error)
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("freshness of model \"%s\" is not known: %s",
+						model->name, error->message)));
 }
 
 PG_FUNCTION_INFO_V1(limaml_freshness);
@@ -115,10 +160,8 @@ limaml_freshness(PG_FUNCTION_ARGS)
 		values[FRESHNESS_MODEL] = CStringGetTextDatum(model->name);
 		values[FRESHNESS_VERSION] = Int32GetDatum(model->deployed);
 		nulls[FRESHNESS_MODEL] = nulls[FRESHNESS_VERSION] = false;
-		ReadEmbeddings(model, values, nulls);
-		if (OidIsValid(model->owner) &&
-			has_privs_of_role(GetUserId(), model->owner))
-			ReadStale(model, values, nulls);
+		if (OidIsValid(model->owner))
+			ReadModel(model, values, nulls);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	SPI_finish();

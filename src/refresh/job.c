@@ -161,7 +161,10 @@ ReadJob(int64 id, Job *job, bool read_only)
 					 &parameters, read_only, SPI_OK_SELECT);
 	MemoryContextSwitchTo(caller);
 	if (SPI_processed == 0)
+	{
+		SPI_freetuptable(SPI_tuptable);
 		return false;
+	}
 	memset(job, 0, sizeof(*job));
 	job->id = id;
 	job->model_id = DatumGetInt64(ResultColumn(1, &isnull));
@@ -349,7 +352,10 @@ JobClaim(const Job *job, bool wait, int keys, bytea **key)
 					 SPI_OK_SELECT);
 	MemoryContextSwitchTo(caller);
 	if (SPI_processed == 0)
+	{
+		SPI_freetuptable(SPI_tuptable);
 		return -1;
+	}
 	batch = DatumGetInt32(ResultColumn(1, &isnull));
 	deconstruct_array(DatumGetArrayTypeP(ResultColumn(2, &isnull)), BYTEAOID,
 					  -1, false, TYPALIGN_INT, &columns, NULL, &count);

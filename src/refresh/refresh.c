@@ -150,6 +150,9 @@ EnterRefresh(const Refresh *refresh, RightsScope *scope)
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 							 true, 0, false);
 
+	(void) set_config_option("hash_mem_multiplier", "1", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+
 	/* to compile takes longer than to list what is stale */
 	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
@@ -345,15 +348,23 @@ WriteList(Refresh *refresh, const StaleList *stale, bytea **newest)
 		listing.key[k] = palloc(sizeof(Datum) * MOST_ENTITIES);
 	for (;;)
 	{
+		SPITupleTable *rows;
+		uint64		count;
+
 		/* keys and arrays of a batch at a time */
 		MemoryContextSwitchTo(refresh->batch);
 		SPI_cursor_fetch(portal, true, size);
 		MemoryContextSwitchTo(refresh->batch);
-		if (SPI_processed == 0)
-			break;
-		for (uint64 r = 0; r < SPI_processed; r++)
+		rows = SPI_tuptable;
+		count = SPI_processed;
+		if (count == 0)
 		{
-			HeapTuple	tuple = SPI_tuptable->vals[r];
+			SPI_freetuptable(rows);
+			break;
+		}
+		for (uint64 r = 0; r < count; r++)
+		{
+			HeapTuple	tuple = rows->vals[r];
 			bool		isnull;
 
 			AddKey(&listing, tuple, portal->tupDesc);
@@ -380,7 +391,7 @@ WriteList(Refresh *refresh, const StaleList *stale, bytea **newest)
 		for (int v = 0; v < refresh->versions; v++)
 			size = Min(size, AdapterBatchEntities(&refresh->version[v].adapter,
 												  (Size) refresh_work_mem * 1024 / 2 / refresh->versions));
-		SPI_freetuptable(SPI_tuptable);
+		SPI_freetuptable(rows);
 		MemoryContextReset(refresh->batch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -416,6 +427,29 @@ NewestOfEmbeddings(const Refresh *refresh)
 }
 
 /*
+ * A step: from now on changes are written down, in whatever part of the
+ * relations, and are followed for the version.  The locks that this takes are
+ * not for as long as the listing takes.
+ */
+static bool
+FollowChanges(void *argument)
+{
+	Refresh    *refresh = argument;
+	Job		   *job = &refresh->run->job;
+	RightsScope scope;
+	LOCKTAG		lock;
+
+	JobListLock(&lock, job->id);
+	(void) LockAcquire(&lock, ExclusiveLock, false, false);
+	MemoryContextSwitchTo(refresh->batch);
+	EnterRefresh(refresh, &scope);
+	ChangesCoverPartitions(refresh->model);
+	LeaveRights(&scope);
+	JobFollow(job, job->version);
+	return true;
+}
+
+/*
  * A step: lists the entities to adapt, unless another worker has.  The others
  * wait for it, and should it die, the next one lists them.
  */
@@ -441,11 +475,6 @@ ListEntities(void *argument)
 		LockRelations(refresh->model);
 		StaleListInit(&stale, source, &refresh->options, job->version,
 					  job->only_stale, job->started_at);
-		if (refresh->options.staleness == STALENESS_CHANGES)
-		{
-			ChangesCoverPartitions(refresh->model);
-			JobFollow(job, job->version);
-		}
 		total = WriteList(refresh, &stale, &newest);
 		MemoryContextSwitchTo(refresh->context);
 
@@ -770,6 +799,8 @@ RunRefresh(JobRun *run, Model *model)
 		pgstat_report_activity(STATE_RUNNING,
 							   psprintf("limaml: finding stale entities of model \"%s\"",
 										model->name));
+	if (refresh.options.staleness == STALENESS_CHANGES)
+		JobStep(run, FollowChanges, &refresh);
 	JobStep(run, ListEntities, &refresh);
 	Report(&refresh);
 	refresh.reported = GetCurrentTimestamp();

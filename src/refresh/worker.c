@@ -642,6 +642,7 @@ limaml_wait(PG_FUNCTION_ARGS)
 	int64		id = PG_GETARG_INT64(0);
 	MemoryContext look;
 	Job			job;
+	char		state[16];
 	int			dead = 0;
 	int			looks = 0;
 
@@ -679,8 +680,9 @@ limaml_wait(PG_FUNCTION_ARGS)
 			break;
 		Sleep();
 	}
+	strlcpy(state, job.state, sizeof(state));
 	SPI_finish();
-	PG_RETURN_TEXT_P(cstring_to_text(job.state));
+	PG_RETURN_TEXT_P(cstring_to_text(state));
 }
 
 PG_FUNCTION_INFO_V1(limaml_cancel);
