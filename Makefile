@@ -57,6 +57,11 @@ include $(PGXS)
 # PGXS follows no includes.
 $(OBJS): $(wildcard src/*.h src/*/*.h)
 
+# pg_isolation_regress makes the folder of its results, and none above it.
+installcheck: | build
+build:
+	@mkdir -p $@
+
 # What demo, test and the benchmarks use: this build, where the server loads it.
 # Who may not write there can have it installed by root, and go on.
 installed: all
