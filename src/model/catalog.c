@@ -359,6 +359,22 @@ CatalogForgetRefresh(const Model *model, int version)
 }
 
 void
+CatalogForgetOthers(const Model *model, Oid relation)
+{
+	Parameters	parameters = {0};
+
+	AddInteger(&parameters, model->id);
+	AddParameter(&parameters, OIDOID, ObjectIdGetDatum(relation), false);
+	ExecuteWrite("DELETE FROM limaml.stored_refresh AS r "
+				 "USING limaml.stored_model AS m "
+				 "WHERE m.id OPERATOR(pg_catalog.=) r.model_id "
+				 "AND m.id OPERATOR(pg_catalog.<>) $1 AND m.changes IS NOT NULL "
+				 "AND (m.interactions OPERATOR(pg_catalog.=) $2 "
+				 "OR m.entities OPERATOR(pg_catalog.=) $2)",
+				 &parameters, SPI_OK_DELETE);
+}
+
+void
 CatalogDeploy(const Model *model, int version, bool only_first)
 {
 	Parameters	parameters = {0};

@@ -131,6 +131,9 @@ extern void CatalogDeleteVersion(const Model *model, int version);
  */
 extern void CatalogForgetRefresh(const Model *model, int version);
 
+/* The same for other models that record the changes of this relation. */
+extern void CatalogForgetOthers(const Model *model, Oid relation);
+
 /*
  * Adds a version and returns its number, one more than there ever was.  Two
  * at once of one model wait for each other.

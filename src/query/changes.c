@@ -212,7 +212,8 @@ CoverRelation(const Model *model, Oid relation, bool record)
 			LockRelationOid(table, ShareRowExclusiveLock);
 		if (HasTriggers(table))
 		{
-			if (pg_class_aclcheck(table, GetUserId(), ACL_TRIGGER) != ACLCHECK_OK)
+			if (!record &&
+				pg_class_aclcheck(table, GetUserId(), ACL_TRIGGER) != ACLCHECK_OK)
 				aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE,
 							   get_rel_name(table));
 			continue;
@@ -235,6 +236,9 @@ CoverRelation(const Model *model, Oid relation, bool record)
 						   KeysThere(model));
 			if (SPI_execute(sql, false, 0) != SPI_OK_INSERT)
 				elog(ERROR, "could not execute: %s", sql);
+
+			/* other models that read it are to look at all they have */
+			CatalogForgetOthers(model, relation);
 		}
 	}
 }

@@ -332,13 +332,14 @@ JobListed(const Job *job, int64 entities, bytea *newest_event, Oid event_type)
 #define CLAIM \
 	"SELECT b.batch, b.keys FROM limaml.stored_batch AS b" \
 	" WHERE b.job_id OPERATOR(pg_catalog.=) $1" \
+	" AND b.batch OPERATOR(pg_catalog.>=) $2" \
 	" AND EXISTS (SELECT FROM limaml.stored_job AS j" \
 	" WHERE j.id OPERATOR(pg_catalog.=) $1" \
 	" AND j.state OPERATOR(pg_catalog.=) '" JOB_RUNNING "')" \
 	" ORDER BY b.batch LIMIT 1 FOR UPDATE OF b"
 
 int
-JobClaim(const Job *job, bool wait, int keys, bytea **key)
+JobClaim(const Job *job, bool wait, int from, int keys, bytea **key)
 {
 	Parameters	parameters = {0};
 	MemoryContext caller = CurrentMemoryContext;
@@ -348,6 +349,7 @@ JobClaim(const Job *job, bool wait, int keys, bytea **key)
 	bool		isnull;
 
 	AddInteger(&parameters, job->id);
+	AddInt(&parameters, wait ? 0 : from);
 	ExecuteAsCatalog(wait ? CLAIM : CLAIM " SKIP LOCKED", &parameters, false,
 					 SPI_OK_SELECT);
 	MemoryContextSwitchTo(caller);
@@ -438,8 +440,13 @@ JobFinish(const Job *job, const char *state, const char *error)
 void
 JobFailed(const Job *job, const ErrorData *error)
 {
-	(void) JobFinish(job, error->sqlerrcode == ERRCODE_QUERY_CANCELED ?
-					 JOB_CANCELLED : JOB_FAILED, error->message);
+	const char *state = error->sqlerrcode == ERRCODE_QUERY_CANCELED ?
+		JOB_CANCELLED : JOB_FAILED;
+
+	if (JobFinish(job, state, error->message))
+		ereport(LOG,
+				(errmsg("job " INT64_FORMAT ": %s: %s", job->id, state,
+						error->message)));
 }
 
 void
@@ -541,22 +548,32 @@ JobFollowed(int64 model_id, int **versions)
 }
 
 void
-JobRefreshed(const Job *job, int version)
+JobRefreshed(const Job *job, int version, bool changes)
 {
 	Parameters	parameters = {0};
 
 	AddInteger(&parameters, job->id);
 	AddInt(&parameters, version);
-	ExecuteAsCatalog("INSERT INTO limaml.stored_refresh AS r"
-					 " (model_id, version, since, complete_at, newest_event, event_type)"
-					 " SELECT j.model_id, $2, j.started_at, j.started_at, j.newest_event, j.event_type"
-					 " FROM limaml.stored_job AS j"
-					 " JOIN limaml.stored_version AS v ON v.model_id OPERATOR(pg_catalog.=) j.model_id"
-					 " AND v.version OPERATOR(pg_catalog.=) $2"
-					 " WHERE j.id OPERATOR(pg_catalog.=) $1"
-					 " ON CONFLICT (model_id, version) DO UPDATE SET"
-					 " complete_at = excluded.complete_at,"
-					 " newest_event = COALESCE(excluded.newest_event, r.newest_event),"
-					 " event_type = excluded.event_type",
-					 &parameters, false, SPI_OK_INSERT);
+
+	/* what was forgotten while the job ran remains so */
+	if (changes)
+		ExecuteAsCatalog("UPDATE limaml.stored_refresh AS r SET complete_at = j.started_at"
+						 " FROM limaml.stored_job AS j"
+						 " WHERE j.id OPERATOR(pg_catalog.=) $1"
+						 " AND r.model_id OPERATOR(pg_catalog.=) j.model_id"
+						 " AND r.version OPERATOR(pg_catalog.=) $2",
+						 &parameters, false, SPI_OK_UPDATE);
+	else
+		ExecuteAsCatalog("INSERT INTO limaml.stored_refresh AS r"
+						 " (model_id, version, since, complete_at, newest_event, event_type)"
+						 " SELECT j.model_id, $2, j.started_at, j.started_at, j.newest_event, j.event_type"
+						 " FROM limaml.stored_job AS j"
+						 " JOIN limaml.stored_version AS v ON v.model_id OPERATOR(pg_catalog.=) j.model_id"
+						 " AND v.version OPERATOR(pg_catalog.=) $2"
+						 " WHERE j.id OPERATOR(pg_catalog.=) $1"
+						 " ON CONFLICT (model_id, version) DO UPDATE SET"
+						 " complete_at = excluded.complete_at,"
+						 " newest_event = COALESCE(excluded.newest_event, r.newest_event),"
+						 " event_type = excluded.event_type",
+						 &parameters, false, SPI_OK_INSERT);
 }

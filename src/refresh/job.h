@@ -118,11 +118,13 @@ extern void JobListed(const Job *job, int64 entities, bytea *newest_event,
 					  Oid event_type);
 
 /*
- * Claims a batch that nobody has, or with `wait` any: when its worker is done
+ * Claims a batch that nobody has, of those from `from` on (those before would
+ * be looked through each time), or with `wait` any: when its worker is done
  * with it or dead.  Returns its number, or -1 where none is left or the job
  * has ended.  key[k] is allocated in the caller's memory context.
  */
-extern int	JobClaim(const Job *job, bool wait, int keys, bytea **key);
+extern int	JobClaim(const Job *job, bool wait, int from, int keys,
+					 bytea **key);
 
 /* Ends a batch. */
 extern void JobBatchDone(const Job *job, int worker, int batch,
@@ -159,7 +161,7 @@ extern void JobFollow(const Job *job, int version);
 /* Versions for which changes are followed; returns their number. */
 extern int	JobFollowed(int64 model_id, int **versions);
 
-/* A job's version is refreshed as of the job's beginning. */
-extern void JobRefreshed(const Job *job, int version);
+/* The version is refreshed as of the job's beginning. */
+extern void JobRefreshed(const Job *job, int version, bool changes);
 
 #endif							/* REFRESH_JOB_H */

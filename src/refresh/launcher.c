@@ -170,7 +170,7 @@ limaml_launcher_main(Datum argument)
 	"  WHEN l.id IS NULL THEN true" \
 	"  WHEN l.state OPERATOR(pg_catalog.=) '" JOB_FAILED "' THEN" \
 	"   pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>=) (l.finished_at OPERATOR(pg_catalog.+)" \
-	"   LEAST(i.every OPERATOR(pg_catalog.*) pg_catalog.power(2, LEAST(k.count, 20)::pg_catalog.float8)," \
+	"   LEAST(i.every OPERATOR(pg_catalog.*) pg_catalog.power(2, LEAST(k.count, 10)::pg_catalog.float8)," \
 	"   GREATEST(i.every, '1 hour'::pg_catalog.interval)))" \
 	"  ELSE pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>=) (l.started_at OPERATOR(pg_catalog.+) i.every)" \
 	"  END ORDER BY l.started_at NULLS FIRST"
@@ -226,6 +226,9 @@ limaml_scanner_main(Datum argument)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(argument),
 											  InvalidOid, 0);
 	SetWorkerDefaults();
+
+	/* the other databases are not to wait for a lock in this one */
+	SetConfigOption("lock_timeout", "10s", PGC_SUSET, PGC_S_OVERRIDE);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -255,6 +258,9 @@ RegisterLauncher(void)
 {
 	BackgroundWorker worker = {0};
 
+	/* nothing is to change while pg_upgrade looks on */
+	if (IsBinaryUpgrade)
+		return;
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = 5;

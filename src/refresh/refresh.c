@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -73,6 +74,7 @@ typedef struct Refresh
 	char	   *insert;			/* SQL of a batch */
 	char	   *take_changes;	/* SQL, where changed keys are to be deleted */
 	bool		wait;			/* for other workers' batches */
+	int			from;			/* where to look for one that nobody has */
 	Oid			embedding_type;
 	int64		done;			/* entities, by this worker */
 	int64		stored;			/* of them, those that have an embedding */
@@ -250,11 +252,28 @@ ArrayOf(Oid type, int count, Datum *values, bool *nulls)
  * find a table that was rewritten in between empty.
  */
 static void
+LockForReading(Oid relation)
+{
+	char	   *sql;
+
+	(void) LockRelationTree(relation, AccessShareLock);
+	if (get_rel_relkind(relation) != RELKIND_VIEW)
+		return;
+
+	/* and what a view reads */
+	sql = psprintf("LOCK TABLE %s IN ACCESS SHARE MODE",
+				   quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
+											  get_rel_name(relation)));
+	if (SPI_execute(sql, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not lock: %s", sql);
+}
+
+static void
 LockRelations(const Model *model)
 {
-	(void) LockRelationTree(model->interactions, AccessShareLock);
+	LockForReading(model->interactions);
 	if (OidIsValid(model->entities))
-		(void) LockRelationTree(model->entities, AccessShareLock);
+		LockForReading(model->entities);
 }
 
 static const EntityKey *
@@ -657,9 +676,10 @@ RunBatch(void *argument)
 	CHECK_FOR_INTERRUPTS();
 	MemoryContextReset(refresh->batch);
 	MemoryContextSwitchTo(refresh->batch);
-	batch = JobClaim(job, refresh->wait, columns->count, keys);
+	batch = JobClaim(job, refresh->wait, refresh->from, columns->count, keys);
 	if (batch < 0)
 		return false;
+	refresh->from = batch;
 	MemoryContextSwitchTo(refresh->batch);
 	count = ReadKeys(columns, keys, key);
 
@@ -713,7 +733,8 @@ Finish(void *argument)
 	MemoryContextSwitchTo(refresh->batch);
 	if (!JobFinish(job, JOB_DONE, NULL))
 		return false;
-	JobRefreshed(job, job->version);
+	JobRefreshed(job, job->version,
+				 refresh->options.staleness == STALENESS_CHANGES);
 	JobWork(job, &work);
 	ereport(LOG,
 			(errmsg("job " INT64_FORMAT ": refreshed " INT64_FORMAT " embeddings of version %d of model \"%s\" from " INT64_FORMAT " interactions in %.1f s (reading %.1f s, adapting %.1f s, writing %.1f s of all workers)",

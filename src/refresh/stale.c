@@ -119,8 +119,9 @@ StaleListInit(StaleList *stale, const Source *source,
 		stale->list = LIST_ALL;
 		stale->parameters = 2;
 		stale->types[1] = TIMESTAMPTZOID;
-		stale->values[1] = TimestampTzGetDatum(only_stale && state.known ?
-											   state.since : started_at);
+		stale->values[1] = TimestampTzGetDatum(!only_stale ? DT_NOEND :
+											   state.known ? state.since :
+											   started_at);
 	}
 	else if (changes)
 		stale->list = LIST_CHANGED;

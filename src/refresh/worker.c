@@ -18,6 +18,7 @@
 #include "postgres.h"
 
 #include <signal.h>
+#include <unistd.h>
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -289,6 +290,19 @@ RunJob(const WorkerStart *start, JobRun *run)
 	JobStep(run, Train, &training);
 }
 
+/*
+ * A worker that cannot connect will not be able to, as its database has gone:
+ * it is not to be started again and again.
+ */
+static bool connected = false;
+
+static void
+ForgetUnlessConnected(int code, Datum argument)
+{
+	if (!connected)
+		_exit(0);
+}
+
 /* A background worker of a job. */
 void
 limaml_worker_main(Datum argument)
@@ -303,7 +317,9 @@ limaml_worker_main(Datum argument)
 	pqsignal(SIGINT, StatementCancelHandler);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
+	on_proc_exit(ForgetUnlessConnected, 0);
 	BackgroundWorkerInitializeConnectionByOid(start.database, InvalidOid, 0);
+	connected = true;
 	SetWorkerDefaults();
 
 	/* an exit with 0 is final for the postmaster */
@@ -708,6 +724,9 @@ limaml_cancel(PG_FUNCTION_ARGS)
 		pid_t	   *pids;
 		int			count = JobWorkerPids(&job, &pids);
 
+		/* those that are about to join it will find it ended */
+		if (count == 0)
+			JobFinish(&job, JOB_CANCELLED, NULL);
 		for (int p = 0; p < count; p++)
 			if (pids[p] != MyProcPid && kill(pids[p], SIGINT) != 0)
 				ereport(WARNING,
