@@ -23,11 +23,10 @@
 
 /*
  * Share of a page that a partition's inserts fill.  A refreshed embedding finds
- * room on its own page, and no index needs to know; were somebody to hold a
- * snapshot throughout a refresh of all entities, so that no old version can go
- * before its end, the table would grow by a third, once.
+ * room on its own page, and no index needs to know: even when all are refreshed
+ * while somebody's snapshot keeps all old versions.
  */
-#define PARTITION_FILLFACTOR 60
+#define PARTITION_FILLFACTOR 50
 
 static void
 CreatePartition(const Model *model, int version)

@@ -714,26 +714,30 @@ limaml_cancel(PG_FUNCTION_ARGS)
 	int64		id = PG_GETARG_INT64(0);
 	Job			job;
 	bool		running;
+	pid_t	   *pids = NULL;
+	int			count = 0;
 
 	PreventCommandIfReadOnly("limaml_cancel()");
 	SPI_connect();
 	CheckJob(id, true, &job);
 	running = strcmp(job.state, JOB_RUNNING) == 0;
-	if (running && JobIsAlive(job.kind, job.model_id))
-	{
-		pid_t	   *pids;
-		int			count = JobWorkerPids(&job, &pids);
 
-		/* those that are about to join it will find it ended */
-		if (count == 0)
-			JobFinish(&job, JOB_CANCELLED, NULL);
-		for (int p = 0; p < count; p++)
-			if (pids[p] != MyProcPid && kill(pids[p], SIGINT) != 0)
-				ereport(WARNING,
-						(errmsg("could not send signal to process %d: %m",
-								(int) pids[p])));
+	/* workers that have begun to join it can be signalled in a moment */
+	for (int tries = 0; running && count == 0 && tries < MOST_TRIES &&
+		 JobIsAlive(job.kind, job.model_id); tries++)
+	{
+		if (tries > 0)
+			Sleep();
+		count = JobWorkerPids(&job, &pids);
+		if (!ReadJobNow(id, &job) || strcmp(job.state, JOB_RUNNING) != 0)
+			break;
 	}
-	else if (running)
+	for (int p = 0; p < count; p++)
+		if (pids[p] != MyProcPid && kill(pids[p], SIGINT) != 0)
+			ereport(WARNING,
+					(errmsg("could not send signal to process %d: %m",
+							(int) pids[p])));
+	if (running && count == 0)
 		JobFinish(&job, JOB_CANCELLED, NULL);
 	SPI_finish();
 	PG_RETURN_BOOL(running);
