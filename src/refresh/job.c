@@ -43,8 +43,17 @@ JobIsAlive(JobKind kind, int64 model_id)
 	int			holders;
 
 	JobModelLock(&tag, kind, model_id);
-	(void) GetLockConflicts(&tag, ExclusiveLock, &holders);
-	return holders > 0;
+
+	/* a holder that is between two transactions is not seen for a moment */
+	for (int looks = 0; looks < 3; looks++)
+	{
+		if (looks > 0)
+			pg_usleep(2000);
+		(void) GetLockConflicts(&tag, ExclusiveLock, &holders);
+		if (holders > 0)
+			return true;
+	}
+	return false;
 }
 
 static int64

@@ -42,12 +42,12 @@
 
 /*
  * Entities that are adapted and stored in one transaction: so few that nobody
- * waits long for their rows, and at most this share of all, that the versions
- * of rows which an update leaves are gone before their page is full.
+ * waits long for their rows, and of few entities a share, for all workers to
+ * have some.
  */
 #define MOST_ENTITIES 500
-#define LEAST_ENTITIES 16
-#define SHARE_OF_ENTITIES 16
+#define LEAST_ENTITIES 100
+#define SHARE_OF_ENTITIES 8
 
 /* Seconds between two reports of progress. */
 #define REPORT_SECONDS 1
@@ -457,10 +457,15 @@ FollowChanges(void *argument)
 	Job		   *job = &refresh->run->job;
 	RightsScope scope;
 	LOCKTAG		lock;
+	Job			now;
 
 	JobListLock(&lock, job->id);
 	(void) LockAcquire(&lock, ExclusiveLock, false, false);
 	MemoryContextSwitchTo(refresh->batch);
+
+	/* whoever comes late is not to follow what has been given up since */
+	if (!JobRead(job->id, &now) || strcmp(now.phase, PHASE_ADAPTING) == 0)
+		return false;
 	EnterRefresh(refresh, &scope);
 	ChangesCoverPartitions(refresh->model);
 	LeaveRights(&scope);
