@@ -46,7 +46,7 @@
  * have some.
  */
 #define MOST_ENTITIES 500
-#define LEAST_ENTITIES 100
+#define LEAST_ENTITIES 16
 #define SHARE_OF_ENTITIES 8
 
 /* Seconds between two reports of progress. */
