@@ -437,3 +437,180 @@ reference_objective(const Problem *problem, const double *numbers,
 	}
 	return loss * problem_scale(problem) / (1 + problem->prior_loss);
 }
+
+/* Whether a parameter adapts, by the name of its tensor. */
+static bool
+adapts_of(const NetworkShape *shape, MamlPart part, const char *name)
+{
+	if (strcmp(name, "inner_rate") == 0)
+		return false;
+	switch (part)
+	{
+		case MAML_META:
+			return strncmp(name, "meta.", 5) == 0 &&
+				(shape->adapts == ADAPTS_META_BLOCK ||
+				 (atoi(name + 5) == shape->meta_layers - 1 &&
+				  strcmp(name + strlen(name) - 4, "bias") == 0));
+		case MAML_HEAD:
+			return strncmp(name, "global.", 7) == 0 &&
+				(shape->global_layers == 1 ||
+				 strncmp(name, "global.0.", 9) != 0);
+		case MAML_FULL:
+			return true;
+	}
+	return false;
+}
+
+/* grad L_S with respect to all parameters, one row at a time. */
+static void
+support_gradient(const Problem *problem, const double *parameters,
+				 const double *numbers, int task, double *gradient)
+{
+	const NetworkShape *shape = &problem->shape;
+	const RowSet *rows = &problem->support[task];
+	const double *x = numbers + task_part(problem, task, PART_X)->offset;
+	const double *zs = numbers +
+		task_part(problem, task, PART_SUPPORT_Z)->offset;
+	const double *offset = numbers +
+		task_part(problem, task, PART_SUPPORT_OFFSET)->offset;
+	Block		meta = meta_block(shape, parameters);
+	Block		global = global_block(shape, parameters);
+	int			concatenated = network_concatenated_size(shape);
+	int			dz = network_candidate_size(shape);
+	int			F = shape->factor_size;
+	size_t		meta_size = block_size(meta.layers, meta.width);
+	size_t		global_size = block_size(global.layers, global.width);
+	size_t		count = problem->part[problem->tensors].offset;
+	double	   *part = allocate((meta_size + global_size) * sizeof(double));
+	double	   *below = allocate(global.width[0] * sizeof(double));
+	double	   *e_slope = allocate((concatenated + F) * sizeof(double));
+	double		weight = 0;
+	BlockPass	meta_pass;
+	BlockPass	pass;
+
+	pass_allocate(&meta_pass, &meta);
+	pass_allocate(&pass, &global);
+	for (int i = 0; i < shape->meta_width[0]; i++)
+		meta_pass.h[0][i] = x[i];
+	block_forward(&meta, &meta_pass);
+	for (size_t i = 0; i < count; i++)
+		gradient[i] = 0;
+	for (int i = 0; i < rows->n; i++)
+		weight += rows->weight[i];
+
+	for (int i = 0; i < rows->n; i++)
+	{
+		const double *e = meta_pass.h[shape->meta_layers];
+		const double *z = zs + (size_t) i * dz;
+		double	   *factor_gradient = gradient + meta_size + global_size;
+		double		score = reference_score(shape, parameters, e, z, offset[i]);
+		double		residual = scale_of(shape->weighting, weight) *
+			rows->weight[i] * loss_slope_of(shape->loss, score, rows->label[i]);
+
+		for (int j = 0; j < concatenated; j++)
+			pass.h[0][j] = e[j];
+		for (int j = 0; j < dz; j++)
+			pass.h[0][concatenated + j] = z[j];
+		block_forward(&global, &pass);
+		block_backward(&global, &pass, &residual, below, part);
+		for (size_t j = 0; j < global_size; j++)
+			gradient[meta_size + j] += part[j];
+		for (int j = 0; j < concatenated; j++)
+			e_slope[j] = below[j];
+		for (int f = 0; f < F; f++)
+		{
+			double		f_slope = residual * e[concatenated + f];
+
+			e_slope[concatenated + f] = residual *
+				factor_of(shape, parameters, z, f);
+			for (int j = 0; j < dz; j++)
+				factor_gradient[f * dz + j] += f_slope * z[j];
+			factor_gradient[F * dz + f] += f_slope;
+		}
+		block_backward(&meta, &meta_pass, e_slope, NULL, part);
+		for (size_t j = 0; j < meta_size; j++)
+			gradient[j] += part[j];
+	}
+	pass_free(&meta_pass, &meta);
+	pass_free(&pass, &global);
+	free(part);
+	free(below);
+	free(e_slope);
+}
+
+void
+reference_maml(const Problem *problem, const double *numbers, int task,
+			   MamlPart part, const double *frozen, double *parameters,
+			   double *step)
+{
+	const NetworkShape *shape = &problem->shape;
+	const double *rate = inner_rates(shape, numbers);
+	size_t		count = problem->part[problem->tensors].offset;
+
+	memcpy(parameters, numbers, count * sizeof(double));
+	for (int k = 0; k < shape->steps; k++)
+	{
+		double	   *now = parameters + k * count;
+
+		if (frozen)
+			memcpy(step + k * count, frozen + k * count,
+				   count * sizeof(double));
+		else
+			support_gradient(problem, now, numbers, task, step + k * count);
+		memcpy(now + count, now, count * sizeof(double));
+		for (int t = 0; t < problem->tensors; t++)
+		{
+			const Part *tensor = &problem->part[t];
+
+			if (adapts_of(shape, part, tensor->name))
+				for (size_t i = 0; i < tensor->count; i++)
+					now[count + tensor->offset + i] -=
+						rate[part == MAML_META ? atoi(tensor->name + 5) : 0] *
+						step[k * count + tensor->offset + i];
+		}
+	}
+}
+
+/* The weighted sum of a task's query losses with these parameters. */
+static double
+query_loss_with(const Problem *problem, const double *parameters,
+				const double *numbers, int task)
+{
+	const NetworkShape *shape = &problem->shape;
+	const double *x = numbers + task_part(problem, task, PART_X)->offset;
+	double	   *all = allocate(problem->count * sizeof(double));
+	Block		meta = meta_block(shape, parameters);
+	BlockPass	pass;
+	double		loss;
+
+	pass_allocate(&pass, &meta);
+	for (int i = 0; i < shape->meta_width[0]; i++)
+		pass.h[0][i] = x[i];
+	block_forward(&meta, &pass);
+	memcpy(all, numbers, problem->count * sizeof(double));
+	memcpy(all, parameters,
+		   problem->part[problem->tensors].offset * sizeof(double));
+	loss = query_loss(problem, all, task, pass.h[shape->meta_layers]);
+	pass_free(&pass, &meta);
+	free(all);
+	return loss;
+}
+
+double
+reference_maml_objective(const Problem *problem, const double *numbers,
+						 MamlPart part, const double *frozen)
+{
+	const NetworkShape *shape = &problem->shape;
+	size_t		count = problem->part[problem->tensors].offset;
+	int			K = shape->steps;
+	double	   *parameters = allocate((K + 1) * count * sizeof(double));
+	double	   *step = allocate(K * count * sizeof(double));
+	double		loss;
+
+	reference_maml(problem, numbers, 0, part, frozen, parameters, step);
+	loss = query_loss_with(problem, parameters + K * count, numbers, 0) +
+		problem->prior_loss * query_loss_with(problem, parameters, numbers, 0);
+	free(parameters);
+	free(step);
+	return loss * problem_scale(problem) / (1 + problem->prior_loss);
+}

@@ -7,6 +7,7 @@
 #ifndef UNIT_REFERENCE_H
 #define UNIT_REFERENCE_H
 
+#include "math/maml.h"
 #include "problem.h"
 
 /* One task's inner loop. */
@@ -42,5 +43,19 @@ extern double reference_loss(Loss loss, double score, double label);
 extern double reference_objective(const Problem *problem,
 								  const double *numbers,
 								  const ReferenceRun *frozen);
+
+/*
+ * Plain MAML of a task: all parameters after each step, (steps + 1) x the
+ * number of parameters, and the gradients gone down, steps x the same.
+ * `frozen` as above: such gradients.
+ */
+extern void reference_maml(const Problem *problem, const double *numbers,
+						   int task, MamlPart part, const double *frozen,
+						   double *parameters, double *step);
+
+/* J of it, for problems of one task. */
+extern double reference_maml_objective(const Problem *problem,
+									   const double *numbers, MamlPart part,
+									   const double *frozen);
 
 #endif							/* UNIT_REFERENCE_H */

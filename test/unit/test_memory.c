@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "math/maml.h"
 #include "problem.h"
 
 #define SEEDS 40
@@ -210,6 +211,59 @@ run_inner_loop(const Network *network, const real *x, const Rows *rows,
 	return true;
 }
 
+/* Plain MAML, in memory of its own. */
+static bool
+run_maml(const Network *network, MamlPart part, const real *x,
+		 const LoadedTask *task)
+{
+	const NetworkShape *shape = &network->shape;
+	size_t		count = network_parameter_count(shape);
+	int			dz = network_candidate_size(shape);
+	int			n = task->support.n;
+	int			q = task->query.n;
+	OuterLoss	outer = {2, 0.5, 1};
+	real	   *gradient = take_zeros(count);
+	real	   *parameters = take(count);
+	real	   *score = take(q);
+	bool		good = true;
+	MamlTask	again = {
+		.x = x,
+		.support = {
+			.n = n,
+			.z = take_copy((size_t) n * dz, task->support_z),
+			.label = take_copy(n, task->support.label),
+			.z_gradient = take((size_t) n * dz),
+			.offset_gradient = take(n)
+		},
+		.query = {
+			.n = q,
+			.z = take_copy((size_t) q * dz, task->query_z),
+			.label = take_copy(q, task->query.label),
+			.z_gradient = take((size_t) q * dz),
+			.offset_gradient = take(q)
+		},
+		.x_gradient = take_zeros(shape->meta_width[0])
+	};
+
+	maml_task(network, part, &outer, &again, take(maml_size(shape, part, n, q)),
+			  gradient);
+	good &= all_numbers(count, gradient) &&
+		all_numbers((size_t) n * dz, again.support.z_gradient) &&
+		all_numbers(n, again.support.offset_gradient) &&
+		all_numbers((size_t) q * dz, again.query.z_gradient) &&
+		all_numbers(q, again.query.offset_gradient) &&
+		all_numbers(shape->meta_width[0], again.x_gradient);
+	if (maml_adapt(network, part, x, &again.support,
+				   take(maml_adapt_size(shape, n)),
+				   parameters).diverged_at == 0)
+	{
+		maml_score(network, parameters, x, q, again.query.z, NULL,
+				   take(maml_score_size(shape, q)), score);
+		good &= all_numbers(count, parameters) && all_numbers(q, score);
+	}
+	return good;
+}
+
 /* Everything that the library does with memory. */
 static bool
 run_all(const Loaded *loaded)
@@ -281,6 +335,8 @@ run_all(const Loaded *loaded)
 							take_copy((size_t) q * dz, task->query_z),
 							take((size_t) q * half_size));
 	recency_weights(n, 10, NULL, take_zeros(n));
+	for (MamlPart part = MAML_META; part <= MAML_FULL; part++)
+		good &= run_maml(&network, part, x, task);
 	return good;
 }
 
