@@ -1,10 +1,40 @@
 /*
  * metrics.c
- *	  AUC and log loss.
+ *	  AUC, calibration and losses.
  */
 #include "metrics.h"
 
 #include <stdlib.h>
+
+void
+calibration_sum_add(CalibrationSum *sum, double probability, int64_t rows,
+					int64_t positives)
+{
+	for (int64_t left = rows; left > 0;)
+	{
+		int64_t		taken;
+
+		if (sum->room == 0)
+		{
+			sum->error += fabs(sum->probabilities - sum->labels);
+			sum->probabilities = sum->labels = 0;
+			sum->room = sum->rows / CALIBRATION_BINS +
+				(sum->bin < sum->rows % CALIBRATION_BINS ? 1 : 0);
+			sum->bin++;
+		}
+		taken = left < sum->room ? left : sum->room;
+		sum->probabilities += taken * probability;
+		sum->labels += (double) taken * positives / rows;
+		sum->room -= taken;
+		left -= taken;
+	}
+}
+
+double
+calibration_sum_error(const CalibrationSum *sum)
+{
+	return (sum->error + fabs(sum->probabilities - sum->labels)) / sum->rows;
+}
 
 static int
 compare_scores(const void *a, const void *b)
@@ -18,15 +48,13 @@ compare_scores(const void *a, const void *b)
 double
 metric_auc(size_t n, Scored *rows)
 {
-	double		positives = 0;
-	double		negatives = 0;
-	double		above = 0;
+	PairSum		sum = {0};
 
 	qsort(rows, n, sizeof(Scored), compare_scores);
 	for (size_t i = 0; i < n;)
 	{
-		double		tied_positives = 0;
-		double		tied_negatives = 0;
+		int64_t		positives = 0;
+		int64_t		negatives = 0;
 		float		score = rows[i].score;
 
 		if (isnan(score))
@@ -34,15 +62,13 @@ metric_auc(size_t n, Scored *rows)
 		do
 		{
 			if (rows[i].label > 0.5f)
-				tied_positives++;
+				positives++;
 			else
-				tied_negatives++;
+				negatives++;
 		} while (++i < n && rows[i].score == score);
-		above += tied_positives * (negatives + tied_negatives / 2);
-		positives += tied_positives;
-		negatives += tied_negatives;
+		pair_sum_add(&sum, positives, negatives);
 	}
-	return above / (positives * negatives);
+	return pair_sum_auc(&sum);
 }
 
 void
