@@ -317,6 +317,7 @@ CREATE TABLE limaml.stored_version (
 	model_id bigint NOT NULL,
 	version integer NOT NULL,
 	network limaml_network NOT NULL,
+	validation_network limaml_network,
 	digest bytea NOT NULL,
 	options jsonb NOT NULL,
 	entities bigint NOT NULL,
@@ -347,6 +348,24 @@ CREATE TABLE limaml.stored_training_log (
 	seconds double precision,
 	kept boolean NOT NULL,
 	PRIMARY KEY (model_id, version, refit, epoch)
+);
+
+/* What limaml_tune has tried. */
+CREATE TABLE limaml.stored_trial (
+	model_id bigint NOT NULL,
+	search integer NOT NULL,
+	trial integer NOT NULL,
+	options jsonb NOT NULL,
+	epochs integer NOT NULL,
+	best_epoch integer NOT NULL,
+	train_loss double precision,
+	validation_loss double precision,
+	validation_auc double precision,
+	baseline_auc double precision,
+	seconds double precision,
+	version integer,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (model_id, search, trial)
 );
 
 /*
@@ -421,6 +440,7 @@ SELECT pg_catalog.pg_extension_config_dump('limaml.stored_model_id', '');
 SELECT pg_catalog.pg_extension_config_dump('limaml.stored_model', '');
 SELECT pg_catalog.pg_extension_config_dump('limaml.stored_version', '');
 SELECT pg_catalog.pg_extension_config_dump('limaml.stored_training_log', '');
+SELECT pg_catalog.pg_extension_config_dump('limaml.stored_trial', '');
 
 /*
  * A model belongs to whom its embeddings table belongs to.  The name of who
@@ -455,6 +475,13 @@ CREATE VIEW limaml.training_log WITH (security_barrier) AS
 		l.validation_auc, l.baseline_auc, l.learning_rate, l.seconds, l.kept
 	FROM limaml.stored_training_log AS l
 		JOIN limaml.model AS m ON m.id OPERATOR(pg_catalog.=) l.model_id;
+
+CREATE VIEW limaml.trial WITH (security_barrier) AS
+	SELECT m.model, t.search, t.trial, t.options, t.epochs, t.best_epoch,
+		t.train_loss, t.validation_loss, t.validation_auc, t.baseline_auc,
+		t.seconds, t.version, t.created_at
+	FROM limaml.stored_trial AS t
+		JOIN limaml.model AS m ON m.id OPERATOR(pg_catalog.=) t.model_id;
 
 CREATE VIEW limaml.job WITH (security_barrier) AS
 	SELECT j.id AS job, m.model, j.kind, j.version, j.only_stale, j.options,
@@ -523,9 +550,10 @@ COMMENT ON VIEW limaml.version IS 'the trained versions of these models';
 COMMENT ON VIEW limaml.job IS 'their refreshes and training runs, past and present';
 COMMENT ON VIEW limaml.progress IS 'those that are running, and when they will be done';
 COMMENT ON VIEW limaml.training_log IS 'how training went, a row per epoch';
+COMMENT ON VIEW limaml.trial IS 'what limaml_tune has tried: options, and how the best epoch did on the rows that validate';
 
 GRANT USAGE ON SCHEMA limaml TO PUBLIC;
-GRANT SELECT ON limaml.model, limaml.version, limaml.training_log, limaml.job, limaml.progress TO PUBLIC;
+GRANT SELECT ON limaml.model, limaml.version, limaml.training_log, limaml.trial, limaml.job, limaml.progress TO PUBLIC;
 
 /* ---------------------------------------------------------------------- *
  * The verbs.
@@ -565,6 +593,67 @@ CREATE FUNCTION limaml_train(
 
 COMMENT ON FUNCTION limaml_train(text, jsonb)
 	IS 'train a new version of a model; the first one is deployed';
+
+/* A type, for an argument to have the name of a column that it makes. */
+CREATE TYPE limaml.evaluation AS (
+	segment text,
+	entities bigint,
+	interactions bigint,
+	metric text,
+	value double precision,
+	unadapted double precision,
+	standard_error double precision
+);
+
+COMMENT ON TYPE limaml.evaluation IS 'a row of limaml_evaluate';
+
+CREATE FUNCTION limaml_evaluate(
+	model text,
+	relation regclass DEFAULT NULL,
+	version integer DEFAULT NULL,
+	segment text DEFAULT NULL,
+	support integer[] DEFAULT NULL,
+	refresh_lag interval[] DEFAULT NULL
+) RETURNS SETOF limaml.evaluation
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000000;
+
+COMMENT ON FUNCTION limaml_evaluate(text, regclass, integer, text, integer[], interval[])
+	IS 'how well a version predicts rows that it has not learned from, adapted and not, by segments';
+
+CREATE FUNCTION limaml_compare(
+	model text,
+	arms text[] DEFAULT '{damped_mean,none,id,limaml}',
+	seeds integer DEFAULT 3,
+	OUT arm text,
+	OUT segment text,
+	OUT metric text,
+	OUT value double precision,
+	OUT over_none double precision,
+	OUT over_id double precision,
+	OUT standard_error double precision,
+	OUT train_seconds double precision,
+	OUT bytes_per_entity integer
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 1000000;
+
+COMMENT ON FUNCTION limaml_compare(text, text[], integer)
+	IS 'train other ways to personalise on a model''s rows, and tell how well each predicts the newest';
+
+CREATE FUNCTION limaml_tune(
+	model text,
+	search jsonb,
+	trials integer,
+	OUT version integer,
+	OUT trial integer,
+	OUT options jsonb,
+	OUT validation_loss double precision,
+	OUT validation_auc double precision,
+	OUT seconds double precision
+) RETURNS record
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 1000000;
+
+COMMENT ON FUNCTION limaml_tune(text, jsonb, integer)
+	IS 'search for better options on the rows that validate, and train a version with the best';
 
 CREATE FUNCTION limaml_deploy(model text, version integer DEFAULT NULL, force boolean DEFAULT false) RETURNS integer
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;

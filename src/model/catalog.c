@@ -221,6 +221,31 @@ CatalogNetwork(const Model *model, int version, bool read_only)
 	return network;
 }
 
+bytea *
+CatalogValidationNetwork(const Model *model, int version)
+{
+	Parameters	parameters = {0};
+	MemoryContext caller = CurrentMemoryContext;
+	bytea	   *network = NULL;
+	Datum		datum;
+	bool		isnull;
+
+	AddInteger(&parameters, model->id);
+	AddInt(&parameters, version);
+	ExecuteAsCatalog("SELECT validation_network FROM limaml.stored_version "
+					 "WHERE model_id OPERATOR(pg_catalog.=) $1 "
+					 "AND version OPERATOR(pg_catalog.=) $2",
+					 &parameters, true, SPI_OK_SELECT);
+	MemoryContextSwitchTo(caller);
+	if (SPI_processed == 0)
+		return NULL;
+	datum = ResultColumn(1, &isnull);
+	if (!isnull)
+		network = (bytea *) PG_DETOAST_DATUM_COPY(datum);
+	SPI_freetuptable(SPI_tuptable);
+	return network;
+}
+
 void
 CatalogCheckOwner(const Model *model, const char *verb)
 {
@@ -305,6 +330,8 @@ CatalogDeleteModel(const Model *model)
 		"WHERE model_id OPERATOR(pg_catalog.=) $1",
 		"DELETE FROM limaml.stored_training_log "
 		"WHERE model_id OPERATOR(pg_catalog.=) $1",
+		"DELETE FROM limaml.stored_trial "
+		"WHERE model_id OPERATOR(pg_catalog.=) $1",
 		"DELETE FROM limaml.stored_version "
 		"WHERE model_id OPERATOR(pg_catalog.=) $1",
 		"DELETE FROM limaml.stored_model WHERE id OPERATOR(pg_catalog.=) $1"
@@ -333,6 +360,7 @@ CatalogDeleteVersion(const Model *model, int version)
 		"WHERE model_id OPERATOR(pg_catalog.=) $1 "
 		"AND version OPERATOR(pg_catalog.=) $2"
 	};
+	Parameters	trials = {0};
 
 	for (int i = 0; i < (int) lengthof(deletes); i++)
 	{
@@ -342,6 +370,14 @@ CatalogDeleteVersion(const Model *model, int version)
 		AddInt(&parameters, version);
 		ExecuteWrite(deletes[i], &parameters, SPI_OK_DELETE);
 	}
+
+	/* what was tried remains */
+	AddInteger(&trials, model->id);
+	AddInt(&trials, version);
+	ExecuteWrite("UPDATE limaml.stored_trial SET version = NULL "
+				 "WHERE model_id OPERATOR(pg_catalog.=) $1 "
+				 "AND version OPERATOR(pg_catalog.=) $2",
+				 &trials, SPI_OK_UPDATE);
 }
 
 void
@@ -440,11 +476,14 @@ CatalogInsertVersion(const Model *model, const VersionRecord *record)
 	AddDouble(&parameters, record->validation_auc);
 	AddDouble(&parameters, record->baseline_auc);
 	AddDouble(&parameters, record->seconds);
+	AddParameter(&parameters, BYTEAOID,
+				 PointerGetDatum(record->validation_network),
+				 record->validation_network == NULL);
 	ExecuteWrite("INSERT INTO limaml.stored_version (model_id, version,"
 				 " network, digest, options, entities, interactions, epochs,"
 				 " train_loss, validation_loss, validation_auc, baseline_auc,"
-				 " seconds) VALUES ($1, $2, $3, $4,"
-				 " $5::pg_catalog.jsonb, $6, $7, $8, $9, $10, $11, $12, $13)",
+				 " seconds, validation_network) VALUES ($1, $2, $3, $4,"
+				 " $5::pg_catalog.jsonb, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
 				 &parameters, SPI_OK_INSERT);
 	return version;
 }
@@ -469,6 +508,49 @@ CatalogInsertEpoch(const Model *model, int version, const EpochRecord *record)
 				 " epoch, train_loss, validation_loss, validation_auc,"
 				 " baseline_auc, learning_rate, seconds, kept, refit) "
 				 "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+				 &parameters, SPI_OK_INSERT);
+}
+
+int
+CatalogNextSearch(const Model *model)
+{
+	Parameters	parameters = {0};
+	bool		isnull;
+	int			search;
+
+	AddInteger(&parameters, model->id);
+	ExecuteAsCatalog("SELECT COALESCE(pg_catalog.max(search), 0)"
+					 " OPERATOR(pg_catalog.+) 1 FROM limaml.stored_trial "
+					 "WHERE model_id OPERATOR(pg_catalog.=) $1",
+					 &parameters, false, SPI_OK_SELECT);
+	search = DatumGetInt32(ResultColumn(1, &isnull));
+	SPI_freetuptable(SPI_tuptable);
+	return search;
+}
+
+void
+CatalogInsertTrial(const Model *model, const TrialRecord *record)
+{
+	Parameters	parameters = {0};
+
+	AddInteger(&parameters, model->id);
+	AddInt(&parameters, record->search);
+	AddInt(&parameters, record->trial);
+	AddParameter(&parameters, JSONBOID, JsonbPGetDatum(record->options),
+				 false);
+	AddInt(&parameters, record->epochs);
+	AddInt(&parameters, record->best.epoch);
+	AddDouble(&parameters, record->best.train_loss);
+	AddDouble(&parameters, record->best.validation_loss);
+	AddDouble(&parameters, record->best.validation_auc);
+	AddDouble(&parameters, record->best.baseline_auc);
+	AddDouble(&parameters, record->seconds);
+	AddParameter(&parameters, INT4OID, Int32GetDatum(record->version),
+				 record->version == 0);
+	ExecuteWrite("INSERT INTO limaml.stored_trial (model_id, search, trial,"
+				 " options, epochs, best_epoch, train_loss, validation_loss,"
+				 " validation_auc, baseline_auc, seconds, version) "
+				 "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
 				 &parameters, SPI_OK_INSERT);
 }
 

@@ -76,6 +76,9 @@ extern bool CatalogHasVersion(const Model *model, int number);
 /* A version's network, detoasted. */
 extern bytea *CatalogNetwork(const Model *model, int version, bool read_only);
 
+/* The same of its first run, or NULL. */
+extern bytea *CatalogValidationNetwork(const Model *model, int version);
+
 /* An error unless the caller is the model's owner or a member of it. */
 extern void CatalogCheckOwner(const Model *model, const char *verb);
 
@@ -87,6 +90,7 @@ extern void CatalogOptions(const Model *model, const Jsonb *given,
 typedef struct VersionRecord
 {
 	bytea	   *network;
+	bytea	   *validation_network; /* that of the first run, or NULL */
 	uint8		digest[SAFETENSORS_DIGEST_BYTES];
 	const char *options;		/* JSON */
 	int64		entities;
@@ -112,6 +116,18 @@ typedef struct EpochRecord
 	double		seconds;
 	bool		kept;			/* the best of the first run */
 } EpochRecord;
+
+/* A row of limaml.trial. */
+typedef struct TrialRecord
+{
+	int			search;			/* which one of the model's */
+	int			trial;
+	Jsonb	   *options;		/* that were drawn */
+	int			epochs;			/* that it learned for */
+	EpochRecord best;			/* of them */
+	double		seconds;
+	int			version;		/* that it became, or 0 */
+} TrialRecord;
 
 extern void CatalogInsertModel(const Model *model);
 extern void CatalogDeleteModel(const Model *model);
@@ -142,6 +158,10 @@ extern int	CatalogInsertVersion(const Model *model,
 								 const VersionRecord *record);
 extern void CatalogInsertEpoch(const Model *model, int version,
 							   const EpochRecord *record);
+
+/* One more than the searches that there are; in a transaction that trained. */
+extern int	CatalogNextSearch(const Model *model);
+extern void CatalogInsertTrial(const Model *model, const TrialRecord *record);
 
 /*
  * Goes on with the rights of the model's owner until LeaveRights.  Where the

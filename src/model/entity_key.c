@@ -298,3 +298,30 @@ KeyText(const EntityKey *key, const Datum *values)
 	return psprintf(key->count > 1 ? "(%s) (%s)" : "%s %s", names.data,
 					texts.data);
 }
+
+void
+KeyReaderInit(KeyReader *reader, const EntityKey *key)
+{
+	Oid			type = key->columns[0].type;
+
+	memset(reader, 0, sizeof(*reader));
+	reader->key = key;
+	reader->is_integer = key->count == 1 && CategoryIsInteger(type);
+	reader->by_column = key->count == 1 &&
+		CategoryReaderInit(&reader->column, reader->is_integer, type);
+}
+
+void
+ReadKey(KeyReader *reader, const Datum *values, CategoryValue *value)
+{
+	char	   *text;
+
+	if (reader->by_column)
+	{
+		ReadCategory(&reader->column, reader->is_integer, values[0], false,
+					 value);
+		return;
+	}
+	text = KeyText(reader->key, values);
+	*value = (CategoryValue) {.text = text,.length = strlen(text)};
+}

@@ -14,6 +14,7 @@
 #include "fmgr.h"
 
 #include "model/catalog.h"
+#include "model/encoder.h"
 
 typedef struct KeyColumn
 {
@@ -83,6 +84,19 @@ extern bool KeyValues(KeyBinding *binding, Datum argument, bool isnull,
  * as OPERATOR(schema.=), or NULL where there is none.
  */
 extern char *KeyEquality(const KeyColumn *column, Oid type);
+
+/* Reads entities as values of a category. */
+typedef struct KeyReader
+{
+	const EntityKey *key;
+	bool		is_integer;		/* the values are */
+	bool		by_column;		/* of the only key column, or else by text */
+	ColumnReader column;
+} KeyReader;
+
+extern void KeyReaderInit(KeyReader *reader, const EntityKey *key);
+extern void ReadKey(KeyReader *reader, const Datum *values,
+					CategoryValue *value);
 
 /* "member_id 42", or "(member_id, channel) (42, email)". */
 extern char *KeyText(const EntityKey *key, const Datum *values);

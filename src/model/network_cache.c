@@ -104,6 +104,15 @@ CachedNetwork(const Model *model, const Version *version, bool read_only,
 		MemoryContextDelete(scratch);
 	}
 
+	if (KEEPS_NETWORKS(entry->network->personalization))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("version %d of model \"%s\" keeps a network per entity, which cannot be stored as an embedding",
+						version->number, model->name),
+				 errdetail("Its option \"personalization\" is \"%s\".",
+						   personalization_labels[entry->network->personalization]),
+				 errhint("It can be evaluated, by limaml_evaluate and limaml_compare.")));
+
 	callback = MemoryContextAlloc(user, sizeof(MemoryContextCallback));
 	callback->func = ReleaseEntry;
 	callback->arg = entry;

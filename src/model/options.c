@@ -17,7 +17,9 @@
 #include "utils/json.h"
 #include "utils/numeric.h"
 
-const char *const personalization_labels[] = {"limaml", "none", NULL};
+const char *const personalization_labels[] = {
+	"limaml", "first_order", "none", "id", "head", "full", NULL
+};
 const char *const loss_labels[] = {"binary", "squared", NULL};
 const char *const activation_labels[] = {"tanh", "relu", "gelu", NULL};
 const char *const adapts_labels[] = {"meta_block", "embedding", NULL};
@@ -71,19 +73,22 @@ typedef struct OptionSpec
 #define WIDTHS(name) \
 	{FIELD(name), OPTION_WIDTHS, AT(name), 1, 4096, 0, NULL, false, false, false}
 
+/* An option that is not given is what suits the others: see OptionsFinish. */
+#define UNSET (-1)
+
 /* Defaults are those that ranked best on real ratings; see CHANGELOG. */
 static const OptionSpec option_specs[] = {
 	CHOICE(personalization, personalization_labels, PERSONALIZATION_LIMAML),
 	CHOICE(loss, loss_labels, LOSS_BINARY),
 	{"embedding_size", OPTION_INTEGER, AT(embedding_size), 1, 4096, 32,
 	NULL, false, true, false},
-	INTEGER(factor_size, 0, 4096, -1),
+	INTEGER(factor_size, 0, 4096, UNSET),
 	WIDTHS(meta_hidden),
 	WIDTHS(global_hidden),
 	CHOICE(activation, activation_labels, ACTIVATION_TANH),
-	CHOICE(adapts, adapts_labels, ADAPTS_META_BLOCK),
+	CHOICE(adapts, adapts_labels, ADAPTS_EMBEDDING),
 	INTEGER(inner_steps, 0, NETWORK_MAX_STEPS, 5),
-	NUMBER(inner_rate, 0, 1e9, 0.5),
+	NUMBER(inner_rate, 0, 1e9, UNSET),
 	BOOLEAN(learn_inner_rate, false),
 	INTEGER(order, 1, 2, 2),
 	CHOICE(inner_weighting, inner_weighting_labels, WEIGHTING_SQRT),
@@ -101,12 +106,14 @@ static const OptionSpec option_specs[] = {
 	INTEGER(max_categories, 1, 10000000, 100000),
 	INTEGER(epochs, 1, 10000, 16),
 	INTEGER(patience, 1, 10000, 4),
-	INTEGER(batch_entities, 1, 65536, 32),
-	NUMBER(learning_rate, 1e-9, 10, 0.003),
-	NUMBER(weight_decay, 0, 1000, 0.2),
-	NUMBER(category_decay, 0, 1000, 2.5),
+	INTEGER(batch_entities, 1, 65536, UNSET),
+	NUMBER(learning_rate, 1e-9, 10, UNSET),
+	NUMBER(weight_decay, 0, 1000, UNSET),
+	NUMBER(category_decay, 0, 1000, UNSET),
 	NUMBER(clip_norm, 0, 1e9, 5),
 	NUMBER(validation_fraction, 0, 0.9, 0.1),
+	NUMBER(validation_entities, 0, 0.5, 0.05),
+	NUMBER(test_fraction, 0.01, 0.9, 0.2),
 	INTEGER(seed, PG_INT32_MIN, PG_INT32_MAX, 0),
 	{"refresh_interval", OPTION_INTERVAL, AT(refresh_interval), 1, 0, 0, NULL,
 	true, false, true},
@@ -373,11 +380,44 @@ OptionsApply(ModelOptions *options, const Jsonb *given, OptionsUse use)
 	}
 }
 
+bool
+OptionIsInteger(const char *name)
+{
+	return FindOption(name)->kind == OPTION_INTEGER;
+}
+
+/* What is best for networks that adapt, and for those that know who it is. */
+static void
+FillIn(double *option, bool is_id, double usual, double of_id)
+{
+	if (*option == UNSET)
+		*option = is_id ? of_id : usual;
+}
+
 void
 OptionsFinish(ModelOptions *options)
 {
-	if (options->factor_size < 0)
-		options->factor_size = options->embedding_size / 2;
+	bool		is_id = options->personalization == PERSONALIZATION_ID;
+
+	if (options->personalization == PERSONALIZATION_FIRST_ORDER)
+		options->order = 1;
+
+	/* numbers of the embedding itself bear longer steps than weights */
+	if (options->inner_rate == UNSET)
+		options->inner_rate = KEEPS_NETWORKS(options->personalization) ? 0.1 :
+			options->adapts == ADAPTS_EMBEDDING ? 5 : 0.5;
+
+	/*
+	 * A vector that is looked up learns nothing from the factor part, and wants
+	 * other steps than one that is adapted to.
+	 */
+	FillIn(&options->learning_rate, is_id, 0.003, 0.01);
+	FillIn(&options->weight_decay, is_id, 0.2, 1);
+	FillIn(&options->category_decay, is_id, 2.5, 20);
+	if (options->batch_entities == UNSET)
+		options->batch_entities = is_id ? 8 : 32;
+	if (options->factor_size == UNSET)
+		options->factor_size = is_id ? 0 : options->embedding_size / 2;
 	if (options->factor_size > options->embedding_size)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -23,8 +23,18 @@
 typedef enum Personalization
 {
 	PERSONALIZATION_LIMAML,
-	PERSONALIZATION_NONE		/* the same network, which nobody adapts */
+	PERSONALIZATION_FIRST_ORDER,	/* its inner gradients taken as constants */
+	PERSONALIZATION_NONE,		/* the same network, which nobody adapts */
+	PERSONALIZATION_ID,			/* that, with a learned vector and a wide
+								 * scalar per entity: wide and deep */
+	PERSONALIZATION_HEAD,		/* the decision layers adapt: MeLU */
+	PERSONALIZATION_FULL		/* all layers adapt: MAML */
 } Personalization;
+
+/* Whether what adapts is a network per entity, which no embedding holds. */
+#define KEEPS_NETWORKS(personalization) \
+	((personalization) == PERSONALIZATION_HEAD || \
+	 (personalization) == PERSONALIZATION_FULL)
 
 /* Which of an entity's rows adapt in training and which judge. */
 typedef enum SupportSplit
@@ -55,7 +65,7 @@ typedef struct ModelOptions
 	int			personalization;
 	int			loss;
 	int			embedding_size;
-	int			factor_size;	/* -1: half of embedding_size */
+	int			factor_size;
 	HiddenWidths meta_hidden;
 	HiddenWidths global_hidden;
 	int			activation;
@@ -86,7 +96,9 @@ typedef struct ModelOptions
 	double		weight_decay;
 	double		category_decay;
 	double		clip_norm;
-	double		validation_fraction;
+	double		validation_fraction;	/* of each entity's rows, the newest */
+	double		validation_entities;	/* share of them */
+	double		test_fraction;	/* of each entity's rows, the newest */
 	int			seed;
 
 	/* refreshing, which is the model's and not a version's matter */
@@ -115,6 +127,9 @@ typedef enum OptionsUse
 /* Lays the given options over those there are.  Errors name the option. */
 extern void OptionsApply(ModelOptions *options, const Jsonb *given,
 						 OptionsUse use);
+
+/* Whether an option is an integer; an error where there is none so called. */
+extern bool OptionIsInteger(const char *name);
 
 /* What is not any single option's business; after the last OptionsApply. */
 extern void OptionsFinish(ModelOptions *options);

@@ -64,7 +64,8 @@ TrainedNetworkShape(TrainedNetwork *trained, const ModelOptions *options)
 	shape->factor_size = options->factor_size;
 	shape->adapts = options->adapts;
 	shape->weighting = options->inner_weighting;
-	shape->steps = options->personalization == PERSONALIZATION_NONE ? 0 :
+	shape->steps = options->personalization == PERSONALIZATION_NONE ||
+		options->personalization == PERSONALIZATION_ID ? 0 :
 		options->inner_steps;
 
 	shape->meta_layers = options->meta_hidden.count + 1;
@@ -566,6 +567,10 @@ ReadMetadata(TrainedNetwork *trained, Jsonb *json)
 	shape->global_layers = WidthsField(root, "global", shape->global_width);
 	ReadFeatures(root, "features", &trained->interaction);
 	ReadFeatures(root, "meta_features", &trained->entity);
+	if (trained->personalization == PERSONALIZATION_ID &&
+		(trained->interaction.count == 0 ||
+		 trained->interaction.features[trained->interaction.count - 1].kind != FEATURE_CATEGORY))
+		BadNetwork("has no category for the entity itself", "features");
 	options = Field(root, "options");
 	if (options->type != jbvBinary ||
 		!JsonContainerIsObject(options->val.binary.data))

@@ -49,6 +49,17 @@ typedef struct TrainedNetwork
 	Network		network;		/* see TrainedNetworkPack */
 } TrainedNetwork;
 
+/*
+ * How many features a candidate gives: all, but for the arm `id` the last one,
+ * which is the entity itself.
+ */
+static inline int
+CandidateFeatures(const TrainedNetwork *trained)
+{
+	return trained->interaction.count -
+		(trained->personalization == PERSONALIZATION_ID ? 1 : 0);
+}
+
 /* The shape that these options and encodings ask for. */
 extern void TrainedNetworkShape(TrainedNetwork *trained,
 								const ModelOptions *options);

@@ -118,22 +118,21 @@ PreparePlan(const Adapter *adapter, const char *sql)
 }
 
 static char **
-FeatureNames(const Encoder *encoder)
+FeatureNames(const Encoder *encoder, int count)
 {
-	char	  **names = palloc(sizeof(char *) * Max(encoder->count, 1));
+	char	  **names = palloc(sizeof(char *) * Max(count, 1));
 
-	for (int f = 0; f < encoder->count; f++)
+	for (int f = 0; f < count; f++)
 		names[f] = encoder->features[f].name;
 	return names;
 }
 
 static ColumnReader *
-FeatureReaders(const Encoder *encoder, const SourceColumn *columns)
+FeatureReaders(const Encoder *encoder, const SourceColumn *columns, int count)
 {
-	ColumnReader *readers = palloc0(sizeof(ColumnReader) *
-									Max(encoder->count, 1));
+	ColumnReader *readers = palloc0(sizeof(ColumnReader) * Max(count, 1));
 
-	for (int f = 0; f < encoder->count; f++)
+	for (int f = 0; f < count; f++)
 		FeatureReaderInit(&readers[f], &encoder->features[f],
 						  columns[f].type);
 	return readers;
@@ -152,6 +151,7 @@ AdapterInit(Adapter *adapter, const Model *model,
 {
 	const NetworkShape *shape = &trained->shape;
 	int			rows = Max(trained->support_rows, 1);
+	int			features = CandidateFeatures(trained);
 	ModelOptions options;
 	TypeCacheEntry *time;
 	Jsonb	   *json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
@@ -164,14 +164,16 @@ AdapterInit(Adapter *adapter, const Model *model,
 
 	adapter->trained = trained;
 	adapter->context = context;
-	SourceInit(&adapter->source, model,
-			   trained->interaction.count, FeatureNames(&trained->interaction),
-			   trained->entity.count, FeatureNames(&trained->entity),
+	SourceInit(&adapter->source, model, features,
+			   FeatureNames(&trained->interaction, features),
+			   trained->entity.count,
+			   FeatureNames(&trained->entity, trained->entity.count),
 			   options.weight);
 	adapter->readers = FeatureReaders(&trained->interaction,
-									  adapter->source.feature);
+									  adapter->source.feature, features);
 	adapter->meta_readers = FeatureReaders(&trained->entity,
-										   adapter->source.meta_feature);
+										   adapter->source.meta_feature,
+										   trained->entity.count);
 	time = lookup_type_cache(adapter->source.event_time.type,
 							 TYPECACHE_LT_OPR);
 	memset(&adapter->time_order, 0, sizeof(SortSupportData));
@@ -482,7 +484,7 @@ KeepRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 	row->time = CopyTime(adapter, values[1]);
 	row->label = OneOfAKind(interaction.label);
 	row->weight = OneOfAKind(interaction.weight);
-	for (int f = 0; f < encoder->count; f++)
+	for (int f = 0; f < source->features; f++)
 	{
 		row->codes[f] = ReadFeature(&adapter->readers[f],
 									&encoder->features[f], values[first + f],
@@ -490,6 +492,10 @@ KeepRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 		if (encoder->features[f].kind == FEATURE_NUMERIC)
 			row->codes[f].number = OneOfAKind(row->codes[f].number);
 	}
+
+	/* who it is of makes no difference where nothing adapts */
+	if (source->features < encoder->count)
+		row->codes[source->features].row = VOCABULARY_NULL_ROW;
 
 	/*
 	 * Which of the rows of one time count as newer is to have nothing to do

@@ -22,8 +22,7 @@
 typedef struct StoredEntity
 {
 	int64		offset;			/* in memory, or -1 - offset in the file */
-	int			rows;
-	int			training_rows;
+	ExampleParts parts;
 } StoredEntity;
 
 struct ExampleStore
@@ -88,7 +87,7 @@ Append(ExampleStore *store, const void *bytes, Size size)
 }
 
 void
-ExampleStoreEntity(ExampleStore *store, int rows, int training_rows,
+ExampleStoreEntity(ExampleStore *store, ExampleParts parts,
 				   const FeatureCode *meta)
 {
 	StoredEntity *entity;
@@ -98,7 +97,7 @@ ExampleStoreEntity(ExampleStore *store, int rows, int training_rows,
 		if (store->room > PG_INT32_MAX / 2)
 			ereport(ERROR,
 					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-					 errmsg("cannot train on more than %d entities",
+					 errmsg("cannot work on more than %d entities",
 							store->room)));
 		store->room *= 2;
 		store->entities = repalloc_huge(store->entities,
@@ -117,9 +116,8 @@ ExampleStoreEntity(ExampleStore *store, int rows, int training_rows,
 	entity = &store->entities[store->count++];
 	entity->offset = store->in_file ? -1 - store->file_used :
 		(int64) store->used;
-	entity->rows = rows;
-	entity->training_rows = training_rows;
-	store->validation_rows += rows - training_rows;
+	entity->parts = parts;
+	store->validation_rows += parts.learnable - parts.training;
 	Append(store, meta, store->meta_features * sizeof(FeatureCode));
 }
 
@@ -143,10 +141,10 @@ ExampleStoreValidationRows(const ExampleStore *store)
 	return store->validation_rows;
 }
 
-int
-ExampleStoreRows(const ExampleStore *store, int e)
+ExampleParts
+ExampleStoreParts(const ExampleStore *store, int e)
 {
-	return store->entities[e].rows;
+	return store->entities[e].parts;
 }
 
 Examples
@@ -162,7 +160,7 @@ ExampleStoreRead(ExampleStore *store, int e)
 	else
 	{
 		Size		size = add_size(meta_size,
-									mul_size(entity->rows, store->row_size));
+									mul_size(entity->parts.rows, store->row_size));
 
 		if (size > store->buffer_size)
 		{
@@ -178,8 +176,7 @@ ExampleStoreRead(ExampleStore *store, int e)
 		ReadBufFileExact(store->file, store->buffer, size);
 		record = store->buffer;
 	}
-	examples.rows = entity->rows;
-	examples.training_rows = entity->training_rows;
+	examples.parts = entity->parts;
 	examples.meta = (const FeatureCode *) record;
 	examples.row = record + meta_size;
 	examples.row_size = store->row_size;

@@ -19,11 +19,21 @@
 
 typedef struct ExampleStore ExampleStore;
 
-/* One entity's rows, oldest first; valid until the next read. */
+/*
+ * An entity's rows, oldest first: the first ones train, the next validate, and
+ * from the rest nothing is learned.
+ */
+typedef struct ExampleParts
+{
+	int			training;		/* rows before this train */
+	int			learnable;		/* and before this validate */
+	int			rows;
+} ExampleParts;
+
+/* One entity's rows, valid until the next read. */
 typedef struct Examples
 {
-	int			rows;
-	int			training_rows;	/* the oldest; those after them validate */
+	ExampleParts parts;
 	const FeatureCode *meta;	/* meta features */
 	const char *row;			/* see ExampleRow, ExampleCodes */
 	Size		row_size;
@@ -44,8 +54,8 @@ ExampleCodes(const Examples *examples, int i)
 extern ExampleStore *ExampleStoreCreate(int features, int meta_features);
 
 /* Begins an entity, whose rows follow by ExampleStoreAdd, oldest first. */
-extern void ExampleStoreEntity(ExampleStore *store, int rows,
-							   int training_rows, const FeatureCode *meta);
+extern void ExampleStoreEntity(ExampleStore *store, ExampleParts parts,
+							   const FeatureCode *meta);
 extern void ExampleStoreAdd(ExampleStore *store, const Interaction *row,
 							const FeatureCode *codes);
 
@@ -54,8 +64,8 @@ extern int	ExampleStoreEntities(const ExampleStore *store);
 /* Rows of all entities that validate. */
 extern int64 ExampleStoreValidationRows(const ExampleStore *store);
 
-/* The rows of entity e, without reading them. */
-extern int	ExampleStoreRows(const ExampleStore *store, int e);
+/* How many rows entity e has, without reading them. */
+extern ExampleParts ExampleStoreParts(const ExampleStore *store, int e);
 extern Examples ExampleStoreRead(ExampleStore *store, int e);
 extern void ExampleStoreFree(ExampleStore *store);
 

@@ -11,10 +11,12 @@
 
 #include "lib/stringinfo.h"
 #include "math/gradient.h"
+#include "math/maml.h"
 #include "math/metrics.h"
 #include "math/optimizer.h"
 #include "miscadmin.h"
 #include "query/learner.h"
+#include "query/predictor.h"
 #include "storage/shmem.h"
 #include "utils/float.h"
 #include "utils/memutils.h"
@@ -27,6 +29,13 @@
  */
 #define VECTOR_SCALE 0.2
 #define META_VECTOR_SCALE 1.0
+
+/*
+ * Into how many parts the arm `id` divides an entity's rows, for batches of
+ * that many times more entities with so much fewer rows of each.  A vector that
+ * only its own entity's rows move would otherwise move once per epoch.
+ */
+#define ID_PARTS 16
 
 /* Epochs whose AUC or loss differ by a smaller share than this are alike. */
 #define NOISE 0.002
@@ -58,8 +67,9 @@ typedef struct Batch
 	bool	   *same_time;
 	int			rows;
 
-	Task	   *tasks;			/* batch_entities */
-	FeatureCode *meta_codes;	/* batch_entities x meta features */
+	Task	   *tasks;			/* batch_tasks, and so the rest */
+	int		   *first;			/* row of each */
+	FeatureCode *meta_codes;	/* x meta features */
 	float	   *x;
 	float	   *x_gradient;
 	int			count;
@@ -67,13 +77,16 @@ typedef struct Batch
 	Size		memory_size;
 } Batch;
 
-typedef struct Learner
+struct Learner
 {
 	const ModelOptions *options;
 	TrainedNetwork *trained;
 	TrainingRows *rows;
-	bool		refit;			/* this is the run on all rows */
 	int64		batches;		/* per epoch */
+	int			epoch;			/* done */
+	int			parts;			/* of an entity, each in a batch of its own */
+	int			batch_tasks;	/* in a batch: parts of entities */
+	int		   *order;			/* of the parts, shuffled epoch by epoch */
 
 	/* what is learned, in groups of one decay */
 	float	   *gradient;		/* of trained->parameters */
@@ -86,15 +99,8 @@ typedef struct Learner
 	float	  **average;		/* of each group's values over the last epoch */
 	Optimizer	optimizer;
 	Batch		batch;
-} Learner;
-
-/* What validation measures. */
-typedef struct Validation
-{
-	double		loss;
-	double		auc;
-	double		prior_auc;		/* the same network, unadapted */
-} Validation;
+	Predictor	predictor;
+};
 
 static void
 AddGroup(Learner *learner, float *value, float *gradient, Size count,
@@ -146,6 +152,55 @@ AddTables(Learner *learner, Encoder *encoder)
 	return tables;
 }
 
+/* A copy of a fitted encoder's first features, with tables of their own. */
+static void
+CopyEncoder(const Encoder *fitted, int count, bool wide, int category_size,
+			Encoder *encoder)
+{
+	encoder->count = count;
+	encoder->features = palloc(sizeof(Feature) * Max(count, 1));
+	for (int f = 0; f < count; f++)
+	{
+		Feature    *feature = &encoder->features[f];
+		Size		rows;
+
+		*feature = fitted->features[f];
+		if (feature->kind != FEATURE_CATEGORY)
+			continue;
+		rows = VocabularyRows(&feature->vocabulary);
+		feature->size = category_size;
+		feature->vectors = ZeroNumbers(mul_size(rows, feature->size));
+		feature->wide = wide ? ZeroNumbers(rows) : NULL;
+	}
+}
+
+static void
+PrepareEncoders(Learner *learner)
+{
+	const TrainingRows *rows = learner->rows;
+	const ModelOptions *options = learner->options;
+	TrainedNetwork *trained = learner->trained;
+	bool		with_id = options->personalization == PERSONALIZATION_ID;
+
+	Assert(rows->with_id || !with_id);
+	CopyEncoder(&rows->interaction, rows->source.features + (with_id ? 1 : 0),
+				true, options->category_size, &trained->interaction);
+	if (with_id)
+	{
+		/* an entity's vector is as wide as its meta embedding would be */
+		Feature    *id = &trained->interaction.features[rows->source.features];
+
+		pfree(id->vectors);
+		id->size = options->embedding_size;
+		id->vectors = ZeroNumbers(mul_size(VocabularyRows(&id->vocabulary),
+										   id->size));
+	}
+	CopyEncoder(&rows->entity, rows->entity.count, false,
+				options->category_size, &trained->entity);
+	EncoderLayout(&trained->interaction);
+	EncoderLayout(&trained->entity);
+}
+
 /* Room for the network's parameters, and the optimizer's groups. */
 static void
 PrepareLearning(Learner *learner)
@@ -155,7 +210,9 @@ PrepareLearning(Learner *learner)
 	Batch	   *batch = &learner->batch;
 	Size		count;
 	Size		rates_at;
+	int			tasks;
 
+	PrepareEncoders(learner);
 	TrainedNetworkShape(trained, options);
 	count = network_parameter_count(&trained->shape);
 	rates_at = count - trained->shape.meta_layers;
@@ -182,16 +239,27 @@ PrepareLearning(Learner *learner)
 	learner->average = palloc(sizeof(float *) * learner->groups);
 	for (int g = 0; g < learner->groups; g++)
 		learner->average[g] = ZeroNumbers(learner->group[g].n);
-	learner->batches = (ExampleStoreEntities(learner->rows->store) +
-						options->batch_entities - 1) / options->batch_entities;
+	learner->parts = options->personalization == PERSONALIZATION_ID ?
+		ID_PARTS : 1;
+	learner->batch_tasks = learner->parts * options->batch_entities;
+	tasks = learner->parts * ExampleStoreEntities(learner->rows->store);
+	learner->batches = (tasks + learner->batch_tasks - 1) /
+		learner->batch_tasks;
+	learner->order = palloc_extended(mul_size(tasks, sizeof(int)),
+									 MCXT_ALLOC_HUGE);
+	for (int t = 0; t < tasks; t++)
+		learner->order[t] = t;
+	PredictorInit(&learner->predictor, trained);
 
-	batch->tasks = palloc_extended(mul_size(options->batch_entities,
+	batch->first = palloc_extended(mul_size(learner->batch_tasks,
+											sizeof(int)), MCXT_ALLOC_HUGE);
+	batch->tasks = palloc_extended(mul_size(learner->batch_tasks,
 											sizeof(Task)), MCXT_ALLOC_HUGE);
 	batch->meta_codes = (FeatureCode *)
-		ZeroNumbers(mul_size(options->batch_entities, trained->entity.count));
-	batch->x = ZeroNumbers(mul_size(options->batch_entities,
+		ZeroNumbers(mul_size(learner->batch_tasks, trained->entity.count));
+	batch->x = ZeroNumbers(mul_size(learner->batch_tasks,
 									trained->entity.width));
-	batch->x_gradient = ZeroNumbers(mul_size(options->batch_entities,
+	batch->x_gradient = ZeroNumbers(mul_size(learner->batch_tasks,
 											 trained->entity.width));
 }
 
@@ -217,24 +285,14 @@ DrawTables(Encoder *encoder, const bool *saw_null, double scale,
 	}
 }
 
-/* Puts everything learned back to its start. */
+/* Gives everything that is learned its start. */
 static void
-BeginRun(Learner *learner)
+DrawParameters(Learner *learner)
 {
 	TrainedNetwork *trained = learner->trained;
 	const ModelOptions *options = learner->options;
 	Random		random;
 
-	for (int g = 0; g < learner->groups; g++)
-	{
-		ParameterGroup *group = &learner->group[g];
-
-		memset(group->value, 0, sizeof(float) * group->n);
-		memset(group->gradient, 0, sizeof(float) * group->n);
-		memset(group->mean, 0, sizeof(float) * group->n);
-		memset(group->square, 0, sizeof(float) * group->n);
-		memset(learner->average[g], 0, sizeof(float) * group->n);
-	}
 	random_seed_stream(&random, options->seed, STREAM_PARAMETERS);
 	DrawTables(&trained->interaction, learner->rows->saw_null, VECTOR_SCALE,
 			   &random);
@@ -368,7 +426,8 @@ SplitRows(const ModelOptions *options, int n, Random *random,
 	int			split = options->support_split;
 	int			prefix = 0;
 
-	if (options->personalization == PERSONALIZATION_NONE)
+	if (options->personalization == PERSONALIZATION_NONE ||
+		options->personalization == PERSONALIZATION_ID)
 	{
 		memset(is_support, 0, n * sizeof(bool));
 		return;
@@ -384,26 +443,49 @@ SplitRows(const ModelOptions *options, int n, Random *random,
 			random_bits(random) >> 63 : i < prefix;
 }
 
-/* Adds an entity to the batch; none where it has nothing to judge with. */
+/*
+ * Leaves of n rows those of one part, each row being in any of them with equal
+ * chance; returns their number.
+ */
+static int
+TakePart(int parts, int part, int n, Random *random, int *rows)
+{
+	int			taken = 0;
+
+	for (int i = 0; i < n; i++)
+		if (parts == 1 || (int) random_below(random, parts) == part)
+			rows[taken++] = i;
+	return taken;
+}
+
+/*
+ * Adds a part of an entity to the batch; none where it has nothing to judge
+ * with.
+ */
 static void
-AddEntity(Learner *learner, int epoch, int e)
+AddTask(Learner *learner, int number)
 {
 	Batch	   *batch = &learner->batch;
 	const ModelOptions *options = learner->options;
 	const Encoder *encoder = &learner->trained->entity;
 	Size		half = network_half_size(&learner->trained->shape);
+	int			e = number / learner->parts;
 	Examples	examples = ExampleStoreRead(learner->rows->store, e);
+	int			rows[MOST_ENTITY_ROWS];
 	bool		is_support[MOST_ENTITY_ROWS];
 	FeatureCode *codes = batch->meta_codes + batch->count * encoder->count;
 	Task	   *task = &batch->tasks[batch->count];
-	int			n = learner->refit ? examples.rows : examples.training_rows;
 	int			first = batch->rows;
 	int			support = 0;
 	int			passed = 0;
 	int			query;
+	int			n;
 	Random		random;
 
-	random_seed_stream(&random, options->seed, ((uint64) epoch << 32) | e);
+	random_seed_stream(&random, options->seed,
+					   ((uint64) learner->epoch << 32) | e);
+	n = TakePart(learner->parts, number % learner->parts,
+				 examples.parts.training, &random, rows);
 	SplitRows(options, n, &random, is_support);
 	for (int i = 0; i < n; i++)
 		support += is_support[i];
@@ -413,14 +495,15 @@ AddEntity(Learner *learner, int epoch, int e)
 	/* of the support rows only the newest adapt, as when serving */
 	for (int i = 0; i < n; i++)
 		if (is_support[i] && ++passed > support - options->support_rows)
-			AddRow(learner, &examples, i, &random);
+			AddRow(learner, &examples, rows[i], &random);
 	support = batch->rows - first;
 	for (int i = 0; i < n; i++)
 		if (!is_support[i])
-			AddRow(learner, &examples, i, &random);
+			AddRow(learner, &examples, rows[i], &random);
 	query = batch->rows - first - support;
 
 	memcpy(codes, examples.meta, encoder->count * sizeof(FeatureCode));
+	batch->first[batch->count] = first;
 	memset(task, 0, sizeof(*task));
 	task->x = batch->x + batch->count * encoder->width;
 	Encode(encoder, codes, batch->x + batch->count * encoder->width);
@@ -504,9 +587,92 @@ SwapAverage(Learner *learner)
 	Repack(learner);
 }
 
-/* One batch of `count` entities; adds to the epoch's loss. */
+/* The gradients of a batch whose meta blocks adapt. */
 static void
-TrainBatch(Learner *learner, int epoch, const int *entities, int count,
+MetaBlockGradients(Learner *learner, const OuterLoss *outer,
+				   const int *entity_of, MeanLoss *train_loss)
+{
+	Batch	   *batch = &learner->batch;
+	const TrainedNetwork *trained = learner->trained;
+	const NetworkShape *shape = &trained->shape;
+
+	gradient_candidate_half(&trained->network, batch->rows, batch->z,
+							batch->half);
+	for (int t = 0; t < batch->count; t++)
+	{
+		Task	   *task = &batch->tasks[t];
+		TaskLoss	loss;
+
+		CHECK_FOR_INTERRUPTS();
+		ReserveMemory(batch, gradient_size(shape, task->support.n,
+										   task->query.n));
+		loss = gradient_task(&trained->network, outer, task, batch->memory,
+							 learner->gradient);
+		if (loss.diverged_at)
+			DivergedError(learner, entity_of[t], loss.diverged_at);
+		train_loss->sum += loss.query;
+	}
+	gradient_candidate(&trained->network, batch->rows, batch->z,
+					   batch->half_gradient, learner->gradient,
+					   batch->z_gradient);
+}
+
+/* Rows of a task as maml.h wants them. */
+static MamlRows
+MamlRowsOf(const Learner *learner, int first, int n)
+{
+	const Batch *batch = &learner->batch;
+	Size		width = learner->trained->interaction.width;
+
+	return (MamlRows)
+	{
+		.n = n,
+		.z = batch->z + first * width,
+		.label = batch->label + first,
+		.weight = batch->weight + first,
+		.offset = batch->offset + first,
+		.z_gradient = batch->z_gradient + first * width,
+		.offset_gradient = batch->offset_gradient + first
+	};
+}
+
+/* The gradients of a batch whose networks adapt, more of them than that. */
+static void
+NetworkGradients(Learner *learner, const OuterLoss *outer,
+				 const int *entity_of, MeanLoss *train_loss)
+{
+	Batch	   *batch = &learner->batch;
+	const TrainedNetwork *trained = learner->trained;
+	MamlPart	part = trained->personalization == PERSONALIZATION_HEAD ?
+		MAML_HEAD : MAML_FULL;
+
+	for (int t = 0; t < batch->count; t++)
+	{
+		const Task *task = &batch->tasks[t];
+		int			first = batch->first[t];
+		MamlTask	maml = {
+			.x = task->x,
+			.support = MamlRowsOf(learner, first, task->support.n),
+			.query = MamlRowsOf(learner, first + task->support.n,
+								task->query.n),
+			.x_gradient = task->x_gradient
+		};
+		TaskLoss	loss;
+
+		CHECK_FOR_INTERRUPTS();
+		ReserveMemory(batch, maml_size(&trained->shape, part, maml.support.n,
+									   maml.query.n));
+		loss = maml_task(&trained->network, part, outer, &maml, batch->memory,
+						 learner->gradient);
+		if (loss.diverged_at)
+			DivergedError(learner, entity_of[t], loss.diverged_at);
+		train_loss->sum += loss.query;
+	}
+}
+
+/* One batch of `count` parts of entities; adds to the epoch's loss. */
+static void
+TrainBatch(Learner *learner, const int *parts, int count,
 		   MeanLoss *train_loss)
 {
 	Batch	   *batch = &learner->batch;
@@ -522,7 +688,8 @@ TrainBatch(Learner *learner, int epoch, const int *entities, int count,
 	int		   *entity_of = palloc(sizeof(int) * count);
 
 	for (int i = 0; i < count; i++)
-		rows += ExampleStoreRows(learner->rows->store, entities[i]);
+		rows += ExampleStoreParts(learner->rows->store,
+								  parts[i] / learner->parts).training;
 	ReserveRows(learner, rows);
 	batch->rows = 0;
 	batch->count = 0;
@@ -530,9 +697,9 @@ TrainBatch(Learner *learner, int epoch, const int *entities, int count,
 	{
 		int			before = batch->count;
 
-		AddEntity(learner, epoch, entities[i]);
+		AddTask(learner, parts[i]);
 		if (batch->count > before)
-			entity_of[before] = entities[i];
+			entity_of[before] = parts[i] / learner->parts;
 	}
 	memset(batch->x_gradient, 0,
 		   sizeof(float) * batch->count * trained->entity.width);
@@ -540,29 +707,16 @@ TrainBatch(Learner *learner, int epoch, const int *entities, int count,
 		for (int i = 0; i < batch->tasks[t].query.n; i++)
 			weight += batch->tasks[t].query.weight[i];
 	if (weight <= 0)
-		return;
-	outer.scale = 1 / weight;
-
-	gradient_candidate_half(&trained->network, batch->rows, batch->z,
-							batch->half);
-	for (int t = 0; t < batch->count; t++)
 	{
-		Task	   *task = &batch->tasks[t];
-		TaskLoss	loss;
-
-		CHECK_FOR_INTERRUPTS();
-		ReserveMemory(batch, gradient_size(shape, task->support.n,
-										   task->query.n));
-		loss = gradient_task(&trained->network, &outer, task, batch->memory,
-							 learner->gradient);
-		if (loss.diverged_at)
-			DivergedError(learner, entity_of[t], loss.diverged_at);
-		train_loss->sum += loss.query;
+		pfree(entity_of);
+		return;
 	}
+	outer.scale = 1 / weight;
 	train_loss->weight += weight;
-	gradient_candidate(&trained->network, batch->rows, batch->z,
-					   batch->half_gradient, learner->gradient,
-					   batch->z_gradient);
+	if (KEEPS_NETWORKS(learner->options->personalization))
+		NetworkGradients(learner, &outer, entity_of, train_loss);
+	else
+		MetaBlockGradients(learner, &outer, entity_of, train_loss);
 
 	for (int r = 0; r < batch->rows; r++)
 		ScatterGradient(&trained->interaction, learner->interaction_tables,
@@ -582,7 +736,7 @@ TrainBatch(Learner *learner, int epoch, const int *entities, int count,
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("training diverged in epoch %d: the gradient is not finite",
-						epoch),
+						learner->epoch),
 				 errhint("Lower the option \"learning_rate\" or \"inner_rate\".")));
 
 	UpdateAverage(learner);
@@ -595,105 +749,66 @@ TrainBatch(Learner *learner, int epoch, const int *entities, int count,
 	pfree(entity_of);
 }
 
-/* Adapts every entity on its training rows and scores those that validate. */
-static Validation
-Validate(Learner *learner)
+/*
+ * Adapts every entity on its training rows and scores those that validate, as
+ * it is served and once as if nothing were known of it.
+ */
+static void
+Validate(Learner *learner, EpochRecord *record)
 {
-	Batch	   *batch = &learner->batch;
-	const TrainedNetwork *trained = learner->trained;
-	const Network *network = &trained->network;
-	const NetworkShape *shape = &trained->shape;
-	Size		half = network_half_size(shape);
-	Scored	   *adapted = NULL;
-	Scored	   *prior = NULL;
+	ExampleStore *store = learner->rows->store;
+	Predictor  *predictor = &learner->predictor;
+	Loss		kind = learner->trained->shape.loss;
+	Size		rows = ExampleStoreValidationRows(store);
+	Scored	   *adapted;
+	Scored	   *prior;
+	float	   *scores;
 	Size		scored = 0;
+	Size		most = 0;
 	MeanLoss	loss = {0};
-	Validation	validation;
-	float	   *embedding = ZeroNumbers(network_embedding_size(shape));
-	float	   *scratch = ZeroNumbers(network_scratch_size(shape));
 
-	if (ExampleStoreValidationRows(learner->rows->store) > 0)
+	if (rows == 0)
+		return;
+	for (int e = 0; e < ExampleStoreEntities(store); e++)
 	{
-		Size		size = mul_size(ExampleStoreValidationRows(learner->rows->store),
-									sizeof(Scored));
+		ExampleParts parts = ExampleStoreParts(store, e);
 
-		adapted = palloc_extended(size, MCXT_ALLOC_HUGE);
-		prior = palloc_extended(size, MCXT_ALLOC_HUGE);
+		most = Max(most, (Size) (parts.learnable - parts.training));
 	}
-	for (int e = 0; e < ExampleStoreEntities(learner->rows->store); e++)
+	adapted = palloc_extended(mul_size(rows, sizeof(Scored)),
+							  MCXT_ALLOC_HUGE);
+	prior = palloc_extended(mul_size(rows, sizeof(Scored)), MCXT_ALLOC_HUGE);
+	scores = ZeroNumbers(2 * most);
+	for (int e = 0; e < ExampleStoreEntities(store); e++)
 	{
-		Examples	examples = ExampleStoreRead(learner->rows->store, e);
-		int			first = Max(0, examples.training_rows -
-								trained->support_rows);
-		int			support = examples.training_rows - first;
-		int			query = examples.rows - examples.training_rows;
-		Rows		support_rows;
-		Rows		query_rows;
-		Adaptation	adaptation;
+		Examples	examples = ExampleStoreRead(store, e);
+		int			first = examples.parts.training;
+		int			n = examples.parts.learnable - first;
+		int			diverged_at;
 
-		if (query == 0)
+		if (n == 0)
 			continue;
 		CHECK_FOR_INTERRUPTS();
-		ReserveRows(learner, support + query);
-		ReserveMemory(batch, Max(adapt_size(shape, support),
-								 global_pass_size(shape, query)));
-		batch->rows = 0;
-		for (int i = first; i < examples.rows; i++)
-			AddRow(learner, &examples, i, NULL);
-		Encode(&trained->entity, examples.meta, batch->x);
-		network_candidate_half(network, batch->rows, batch->z,
-							   trained->interaction.width, batch->half);
-		support_rows = RowsOf(batch, 0, support, half);
-		query_rows = RowsOf(batch, support, query, half);
-		if (trained->recency > 0)
-			recency_weights(support, trained->recency, batch->same_time,
-							batch->weight);
-
-		/* once as it is served, and once as if nothing were known of it */
-		for (int pass = 0; pass < 2; pass++)
+		PredictorEntity(predictor, examples.meta);
+		diverged_at = PredictorAdapt(predictor, &examples, first);
+		if (diverged_at)
+			DivergedError(learner, e, diverged_at);
+		PredictorScore(predictor, &examples, first, n, scores, scores + most);
+		for (int i = 0; i < n; i++)
 		{
-			GlobalPass	global;
-			Arena		arena;
-			Scored	   *into = pass == 0 ? adapted : prior;
+			const Interaction *row = ExampleRow(&examples, first + i);
 
-			if (pass == 1)
-				support_rows.n = 0;
-			adaptation = adapt(network, batch->x, &support_rows,
-							   batch->memory, embedding);
-			if (adaptation.diverged_at)
-				DivergedError(learner, e, adaptation.diverged_at);
-			arena = (Arena)
-			{
-				batch->memory, batch->memory + batch->memory_size
-			};
-			global_pass_take(&global, shape, query, &arena);
-			network_forward(network, embedding, &query_rows, &global, scratch);
-			for (int i = 0; i < query; i++)
-			{
-				into[scored + i] = (Scored)
-				{
-					global.score[i], query_rows.label[i]
-				};
-				if (pass == 0)
-					mean_loss_add(&loss, shape->loss, global.score[i],
-								  query_rows.label[i], query_rows.weight[i]);
-			}
+			adapted[scored] = (Scored) {scores[i], row->label};
+			prior[scored++] = (Scored) {scores[most + i], row->label};
+			mean_loss_add(&loss, kind, scores[i], row->label, row->weight);
 		}
-		scored += query;
 	}
-
-	validation.loss = mean_loss(&loss);
-	validation.auc = validation.prior_auc = get_float8_nan();
-	if (scored > 0)
-	{
-		validation.auc = metric_auc(scored, adapted);
-		validation.prior_auc = metric_auc(scored, prior);
-		pfree(adapted);
-		pfree(prior);
-	}
-	pfree(embedding);
-	pfree(scratch);
-	return validation;
+	record->validation_loss = mean_loss(&loss);
+	record->validation_auc = metric_auc(scored, adapted);
+	record->baseline_auc = metric_auc(scored, prior);
+	pfree(adapted);
+	pfree(prior);
+	pfree(scores);
 }
 
 static double
@@ -702,123 +817,158 @@ SecondsSince(TimestampTz start)
 	return (GetCurrentTimestamp() - start) / 1e6;
 }
 
+Learner *
+LearnerCreate(const ModelOptions *options, TrainedNetwork *trained,
+			  TrainingRows *rows)
+{
+	Learner    *learner = palloc0(sizeof(Learner));
+
+	learner->options = options;
+	learner->trained = trained;
+	learner->rows = rows;
+	trained->context = CurrentMemoryContext;
+	trained->personalization = options->personalization;
+	trained->recency = options->recency;
+	trained->support_rows = options->support_rows;
+	trained->options = OptionsToJson(options);
+	PrepareLearning(learner);
+	DrawParameters(learner);
+	return learner;
+}
+
+EpochRecord
+LearnerEpoch(Learner *learner, bool validate)
+{
+	const ModelOptions *options = learner->options;
+	int			tasks = learner->parts *
+		ExampleStoreEntities(learner->rows->store);
+	TimestampTz began = GetCurrentTimestamp();
+	MeanLoss	train_loss = {0};
+	EpochRecord record = {
+		.epoch = ++learner->epoch,
+		.learning_rate = optimizer_rate(&learner->optimizer),
+		.validation_loss = get_float8_nan(),
+		.validation_auc = get_float8_nan(),
+		.baseline_auc = get_float8_nan()
+	};
+	Random		random;
+
+	random_seed_stream(&random, options->seed, STREAM_ORDER | learner->epoch);
+	random_shuffle(&random, tasks, learner->order);
+	for (int first = 0; first < tasks; first += learner->batch_tasks)
+		TrainBatch(learner, learner->order + first,
+				   Min(learner->batch_tasks, tasks - first), &train_loss);
+	record.train_loss = mean_loss(&train_loss);
+	if (validate)
+	{
+		SwapAverage(learner);
+		Validate(learner, &record);
+		SwapAverage(learner);
+	}
+	record.seconds = SecondsSince(began);
+	return record;
+}
+
+void
+LearnerFinish(Learner *learner)
+{
+	SwapAverage(learner);
+}
+
 /*
  * What an epoch is judged by: how well it ranks, or where labels are no
  * classes how well it predicts.  NaN where nothing validates.
  */
-static double
-Gain(const Learner *learner, const Validation *validation)
+double
+EpochGain(const ModelOptions *options, const EpochRecord *record)
 {
-	return learner->options->loss == LOSS_BINARY && !isnan(validation->auc) ?
-		validation->auc : -validation->loss;
+	return options->loss == LOSS_BINARY && !isnan(record->validation_auc) ?
+		record->validation_auc : -record->validation_loss;
 }
 
-/*
- * A run of at most so many epochs, its learning rate falling as if it went on
- * to the last that the options allow.  With `validate` it stops after
- * `patience` epochs that were no gain.  Returns the number of the epoch to
- * keep: the last one that is no worse than the best, noise aside.  Later
- * epochs have learned at lower rates.
- */
-static int
-RunEpochs(Learner *learner, int epochs, bool validate, TrainingLog *log)
+static void
+SayEpoch(const EpochRecord *record, int epochs, TimestampTz start)
 {
-	const ModelOptions *options = learner->options;
-	int			entities = ExampleStoreEntities(learner->rows->store);
-	int		   *order = palloc_extended(mul_size(entities, sizeof(int)),
-										MCXT_ALLOC_HUGE);
+	StringInfoData text;
+
+	initStringInfo(&text);
+	if (!isnan(record->validation_loss))
+		appendStringInfo(&text, ", validation loss %.4f, AUC %.4f (unadapted %.4f)",
+						 record->validation_loss, record->validation_auc,
+						 record->baseline_auc);
+	ereport(NOTICE,
+			(errmsg("epoch %d of %d%s: loss %.4f%s, %.1f s, at most %.0f s left",
+					record->epoch, epochs,
+					record->refit ? " on all rows" : "", record->train_loss,
+					text.data, record->seconds,
+					SecondsSince(start) / record->epoch *
+					(epochs - record->epoch))));
+	pfree(text.data);
+}
+
+void
+TrainingLogInit(TrainingLog *log, const ModelOptions *options)
+{
+	memset(log, 0, sizeof(*log));
+	log->records = palloc0(mul_size(mul_size(options->epochs, 2),
+									sizeof(EpochRecord)));
+}
+
+void
+LearnEpochs(const ModelOptions *options, TrainedNetwork *trained,
+			TrainingRows *rows, bool say, TrainingLog *log)
+{
+	Learner    *learner = LearnerCreate(options, trained, rows);
+	bool		validate = ExampleStoreValidationRows(rows->store) > 0;
 	TimestampTz start = GetCurrentTimestamp();
 	double		best_gain = 0;
 	int			best = 0;
-	int			kept = 0;
 
-	BeginRun(learner);
-	for (int e = 0; e < entities; e++)
-		order[e] = e;
-	for (int epoch = 1; epoch <= epochs; epoch++)
+	for (int epoch = 1; epoch <= options->epochs; epoch++)
 	{
-		TimestampTz began = GetCurrentTimestamp();
 		EpochRecord *record = &log->records[log->count++];
-		MeanLoss	train_loss = {0};
-		Validation	validation = {get_float8_nan(), get_float8_nan(), get_float8_nan()};
-		StringInfoData text;
 		double		gain;
-		Random		random;
 
-		record->learning_rate = optimizer_rate(&learner->optimizer);
-		random_seed_stream(&random, options->seed, STREAM_ORDER | epoch);
-		random_shuffle(&random, entities, order);
-		for (int first = 0; first < entities; first += options->batch_entities)
-			TrainBatch(learner, epoch, order + first,
-					   Min(options->batch_entities, entities - first),
-					   &train_loss);
-		if (validate)
-		{
-			SwapAverage(learner);
-			validation = Validate(learner);
-			SwapAverage(learner);
-		}
-
-		record->refit = learner->refit;
-		record->epoch = epoch;
-		record->train_loss = mean_loss(&train_loss);
-		record->validation_loss = validation.loss;
-		record->validation_auc = validation.auc;
-		record->baseline_auc = validation.prior_auc;
-		record->seconds = SecondsSince(began);
-
-		initStringInfo(&text);
-		if (validate)
-			appendStringInfo(&text, ", validation loss %.4f, AUC %.4f (unadapted %.4f)",
-							 validation.loss, validation.auc,
-							 validation.prior_auc);
-		ereport(NOTICE,
-				(errmsg("epoch %d of %d%s: loss %.4f%s, %.1f s, at most %.0f s left",
-						epoch, epochs, learner->refit ? " on all rows" : "",
-						record->train_loss, text.data, record->seconds,
-						SecondsSince(start) / epoch * (epochs - epoch))));
-		pfree(text.data);
+		*record = LearnerEpoch(learner, validate);
+		if (say)
+			SayEpoch(record, options->epochs, start);
 
 		/* without validation rows the last epoch is the one to keep */
-		gain = Gain(learner, &validation);
+		gain = EpochGain(options, record);
 		if (best == 0 || isnan(gain) || gain > best_gain)
 		{
 			best = epoch;
 			best_gain = gain;
 		}
+
+		/* of epochs that are alike the later has learned at lower rates */
 		if (isnan(gain) || gain >= best_gain - NOISE * fabs(best_gain))
 		{
-			kept = epoch;
+			log->epochs = epoch;
 			log->best = log->count - 1;
 		}
 		if (epoch - best >= options->patience)
 			break;
 	}
-	SwapAverage(learner);
-	pfree(order);
-	return kept;
+	log->records[log->best].kept = true;
+	LearnerFinish(learner);
 }
 
 void
-Learn(const ModelOptions *options, TrainedNetwork *trained,
-	  TrainingRows *rows, TrainingLog *log)
+LearnAgain(const ModelOptions *options, TrainedNetwork *trained,
+		   TrainingRows *rows, int epochs, bool say, TrainingLog *log)
 {
-	Learner		learner = {.options = options,.trained = trained,.rows = rows};
-	bool		validates = ExampleStoreValidationRows(rows->store) > 0;
-	int			best;
-	int			kept;
+	Learner    *learner = LearnerCreate(options, trained, rows);
+	TimestampTz start = GetCurrentTimestamp();
 
-	PrepareLearning(&learner);
-	log->records = palloc0(mul_size(mul_size(options->epochs, 2),
-									sizeof(EpochRecord)));
-	best = RunEpochs(&learner, options->epochs, validates, log);
-	kept = log->best;
-	log->records[kept].kept = true;
-	log->epochs = best;
-	if (validates)
+	for (int epoch = 1; epoch <= epochs; epoch++)
 	{
-		learner.refit = true;
-		RunEpochs(&learner, best, false, log);
-		log->best = kept;
+		EpochRecord *record = &log->records[log->count++];
+
+		*record = LearnerEpoch(learner, false);
+		record->refit = true;
+		if (say)
+			SayEpoch(record, epochs, start);
 	}
+	LearnerFinish(learner);
 }

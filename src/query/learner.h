@@ -12,8 +12,8 @@
  * All of that twice.  At first the newest rows of every entity only validate,
  * and so tell how many epochs are best.  But those rows are the ones most like
  * the rows to come: on MovieLens a network that has not learned from them
- * loses .004 AUC.  So a second run, from the same start and for as many
- * epochs, learns from all rows, and its network is the one that is kept.
+ * loses .004 AUC.  So a second run, for as many epochs, learns from all rows,
+ * and its network is the one that is kept.
  *
  * Everything random comes from the seed, by a stream of its own per epoch and
  * entity: the same rows and options give the same network, to the bit.
@@ -38,12 +38,44 @@ typedef struct TrainingLog
 	int			epochs;			/* what the network was trained for */
 } TrainingLog;
 
+/* Empty, with room for both runs of these options. */
+extern void TrainingLogInit(TrainingLog *log, const ModelOptions *options);
+
+/* A network that is learning. */
+typedef struct Learner Learner;
+
 /*
- * Trains: fills in the shape, the parameters and the vectors of `trained`,
- * whose encoders `rows` has fitted.  Says after each epoch how it stands, and
- * may be cancelled at any time.
+ * A learner at its start.  Fills in the encoders of `trained`, from `rows`
+ * (without the entity itself unless the arm is `id`), and its shape,
+ * parameters and vectors.  Everything is in the current memory context.
  */
-extern void Learn(const ModelOptions *options, TrainedNetwork *trained,
-				  TrainingRows *rows, TrainingLog *log);
+extern Learner *LearnerCreate(const ModelOptions *options,
+							  TrainedNetwork *trained, TrainingRows *rows);
+
+/*
+ * The next epoch.  With `validate` the means of the parameters are judged on
+ * the rows that validate; what is not judged is NaN in the record.
+ */
+extern EpochRecord LearnerEpoch(Learner *learner, bool validate);
+
+/* The measure by which epochs and trials are chosen: larger is better. */
+extern double EpochGain(const ModelOptions *options,
+						const EpochRecord *record);
+
+/* Ends learning: `trained` becomes the mean over the last epoch. */
+extern void LearnerFinish(Learner *learner);
+
+/*
+ * A run of at most the options' epochs, which stops `patience` epochs after
+ * the best; sets log->epochs to the one to keep: the last that is no worse
+ * than the best, noise aside.  `say` tells after each how it stands.
+ */
+extern void LearnEpochs(const ModelOptions *options, TrainedNetwork *trained,
+						TrainingRows *rows, bool say, TrainingLog *log);
+
+/* The second run, of so many epochs. */
+extern void LearnAgain(const ModelOptions *options, TrainedNetwork *trained,
+					   TrainingRows *rows, int epochs, bool say,
+					   TrainingLog *log);
 
 #endif							/* QUERY_LEARNER_H */

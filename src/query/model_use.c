@@ -136,6 +136,8 @@ FindOut(ModelUse *use, const text *name, Oid key_type)
 		EntityKeyInit(&use->key, use->model, use->model->embeddings,
 					  "embeddings");
 		KeyBindingInit(&use->binding, &use->key, use->model, key_type);
+		if (use->trained->personalization == PERSONALIZATION_ID)
+			KeyReaderInit(&use->key_reader, &use->key);
 		use->last_key = palloc(sizeof(Datum) * use->key.count);
 		use->entities_context = AllocSetContextCreate(use->context,
 													  "limaml entities",
@@ -190,7 +192,7 @@ UseModel(FunctionCallInfo fcinfo, int key_argument)
 		MemoryContextSwitchTo(old);
 		MemoryContextSetParent(found.context, fcinfo->flinfo->fn_mcxt);
 		*use = found;
-		use->binding.key = &use->key;
+		use->binding.key = use->key_reader.key = &use->key;
 		use->embedding_type = MetaEmbeddingType();
 	}
 	return use;
@@ -396,6 +398,20 @@ PriorEmbedding(ModelUse *use, Datum *key, float *embedding)
 		  palloc(sizeof(float) * adapt_size(shape, 0)), embedding);
 }
 
+/* The row of an entity's vector, which for a stranger is that of NULL. */
+static int32
+EntityId(ModelUse *use, Datum *key)
+{
+	const Encoder *encoder = &use->trained->interaction;
+	CategoryValue value;
+
+	if (key == NULL || use->trained->personalization != PERSONALIZATION_ID)
+		return VOCABULARY_NULL_ROW;
+	ReadKey(&use->key_reader, key, &value);
+	return VocabularyRow(&encoder->features[encoder->count - 1].vocabulary,
+						 &value);
+}
+
 /* Finds out an entity's vector; key is NULL for one that has none. */
 static EntityVector *
 FindVector(ModelUse *use, MemoryContext context, Datum *key)
@@ -413,6 +429,7 @@ FindVector(ModelUse *use, MemoryContext context, Datum *key)
 		PriorEmbedding(use, key, vector->embedding);
 	SPI_finish();
 	FinishVector(use, vector);
+	vector->id = EntityId(use, key);
 	return vector;
 }
 

@@ -29,6 +29,7 @@ typedef struct EntityVector
 	float	   *embedding;		/* E numbers */
 	float	   *half;			/* C_e e_c */
 	float	   *factor;			/* e_f, padded */
+	int32		id;				/* row of the vector of the arm `id` */
 	bool		stored;			/* it is the embeddings table's */
 } EntityVector;
 
@@ -41,6 +42,7 @@ typedef struct ModelUse
 	const TrainedNetwork *trained;
 	EntityKey	key;
 	KeyBinding	binding;
+	KeyReader	key_reader;		/* of the arm `id` */
 	Oid			embedding_type; /* meta_embedding */
 	Oid			key_argument;	/* type, or InvalidOid without a key */
 

@@ -59,14 +59,15 @@ CandidateCountError(const ModelUse *use, int given)
 	StringInfoData names;
 
 	initStringInfo(&names);
-	for (int f = 0; f < encoder->count; f++)
+	for (int f = 0; f < CandidateFeatures(use->trained); f++)
 		appendStringInfo(&names, "%s%s", f > 0 ? ", " : "",
 						 encoder->features[f].name);
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg_plural("candidate for model \"%s\" has %d value, where %d are expected",
 						   "candidate for model \"%s\" has %d values, where %d are expected",
-						   given, use->model->name, given, encoder->count),
+						   given, use->model->name, given,
+						   CandidateFeatures(use->trained)),
 			 errhint("Give a row with these columns, or their values in this order: %s.",
 					 names.data)));
 }
@@ -84,7 +85,7 @@ NewCandidate(FunctionCallInfo fcinfo, ModelUse *use, int first)
 	float	   *memory = palloc(sizeof(float) * pass_size);
 	Arena		arena = {memory, memory + pass_size};
 
-	candidate->features = encoder->count;
+	candidate->features = CandidateFeatures(trained);
 	candidate->readers = palloc0(sizeof(ColumnReader) * encoder->count);
 	candidate->codes = palloc(sizeof(FeatureCode) * encoder->count);
 	candidate->z = palloc(sizeof(float) * Max(encoder->width, 1));
@@ -101,15 +102,15 @@ NewCandidate(FunctionCallInfo fcinfo, ModelUse *use, int first)
 	if (candidate->is_array)
 	{
 		candidate->element_type = get_element_type(getBaseType(type));
-		for (int f = 0; f < encoder->count; f++)
+		for (int f = 0; f < candidate->features; f++)
 			FeatureReaderInit(&candidate->readers[f], &encoder->features[f],
 							  candidate->element_type);
 	}
 	else if (!candidate->is_row)
 	{
-		if (given != encoder->count)
+		if (given != candidate->features)
 			CandidateCountError(use, given);
-		for (int f = 0; f < encoder->count; f++)
+		for (int f = 0; f < candidate->features; f++)
 			FeatureReaderInit(&candidate->readers[f], &encoder->features[f],
 							  get_fn_expr_argtype(fcinfo->flinfo, first + f));
 	}
@@ -138,7 +139,7 @@ BindRow(Candidate *candidate, ModelUse *use, Oid type, int32 typmod)
 	bool		by_place = IsAnonymous(desc);
 
 	candidate->row_type = InvalidOid;
-	if (by_place && desc->natts != encoder->count)
+	if (by_place && desc->natts != candidate->features)
 	{
 		int			natts = desc->natts;
 
@@ -149,10 +150,10 @@ BindRow(Candidate *candidate, ModelUse *use, Oid type, int32 typmod)
 	ReleaseTupleDesc(desc);
 	desc = candidate->desc;
 	candidate->columns = desc->natts;
-	candidate->column = palloc(sizeof(int) * encoder->count);
+	candidate->column = palloc(sizeof(int) * candidate->features);
 	candidate->values = palloc(sizeof(Datum) * Max(desc->natts, 1));
 	candidate->nulls = palloc(sizeof(bool) * Max(desc->natts, 1));
-	for (int f = 0; f < encoder->count; f++)
+	for (int f = 0; f < candidate->features; f++)
 	{
 		const Feature *feature = &encoder->features[f];
 		int			column = by_place ? f : -1;
@@ -188,7 +189,7 @@ ReadRow(Candidate *candidate, ModelUse *use, Datum datum, bool isnull)
 	/* a row that is NULL has nothing but NULLs */
 	if (isnull)
 	{
-		for (int f = 0; f < encoder->count; f++)
+		for (int f = 0; f < candidate->features; f++)
 			candidate->codes[f] = ReadFeature(&candidate->readers[f],
 											  &encoder->features[f],
 											  (Datum) 0, true);
@@ -205,7 +206,7 @@ ReadRow(Candidate *candidate, ModelUse *use, Datum datum, bool isnull)
 	tuple.t_data = row;
 	heap_deform_tuple(&tuple, candidate->desc, candidate->values,
 					  candidate->nulls);
-	for (int f = 0; f < encoder->count; f++)
+	for (int f = 0; f < candidate->features; f++)
 		candidate->codes[f] =
 			ReadFeature(&candidate->readers[f], &encoder->features[f],
 						candidate->values[candidate->column[f]],
@@ -230,9 +231,9 @@ ReadArray(Candidate *candidate, ModelUse *use, Datum datum, bool isnull)
 		deconstruct_array(DatumGetArrayTypeP(datum), candidate->element_type,
 						  length, by_value, align, &values, &nulls, &count);
 	}
-	if (count != encoder->count)
+	if (count != candidate->features)
 		CandidateCountError(use, count);
-	for (int f = 0; f < encoder->count; f++)
+	for (int f = 0; f < candidate->features; f++)
 		candidate->codes[f] = ReadFeature(&candidate->readers[f],
 										  &encoder->features[f], values[f],
 										  nulls[f]);
@@ -255,12 +256,15 @@ ScoreCandidate(FunctionCallInfo fcinfo, ModelUse *use,
 	else if (candidate->is_array)
 		ReadArray(candidate, use, PG_GETARG_DATUM(first), PG_ARGISNULL(first));
 	else
-		for (int f = 0; f < encoder->count; f++)
+		for (int f = 0; f < candidate->features; f++)
 			candidate->codes[f] = ReadFeature(&candidate->readers[f],
 											  &encoder->features[f],
 											  PG_GETARG_DATUM(first + f),
 											  PG_ARGISNULL(first + f));
 
+	/* to the arm `id` the entity is a feature */
+	if (candidate->features < encoder->count)
+		candidate->codes[candidate->features].row = vector->id;
 	candidate->offset = Encode(encoder, candidate->codes, candidate->z);
 	network_candidate_half(&trained->network, 1, candidate->z, encoder->width,
 						   candidate->half);
@@ -331,6 +335,12 @@ limaml_score_embedding(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(1))
 		PG_RETURN_NULL();
+	if (use->trained->personalization == PERSONALIZATION_ID)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("version %d of model \"%s\" knows entities by their keys, not by embeddings",
+						use->version->number, use->model->name),
+				 errhint("Use limaml_score.")));
 	embedding = PG_GETARG_META_EMBEDDING_P(1);
 	CheckEmbedding(use, embedding);
 	score = ScoreCandidate(fcinfo, use, UseEmbedding(use, embedding->x), 2);

@@ -17,6 +17,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
+#include "nodes/value.h"
 #include "query/source.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -24,6 +25,7 @@
 #include "utils/rel.h"
 #include "utils/relcache.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
 #include "utils/typcache.h"
 
 static bool
@@ -360,8 +362,131 @@ AppendKeyEquality(StringInfo sql, const EntityKey *key,
 	}
 }
 
+/* A hash of alias i's key, 0 where the server has none for it. */
+static void
+AppendKeyHash(StringInfo sql, const Source *source)
+{
+	for (int k = 0; k < source->key.count; k++)
+	{
+		Oid			type = source->key.columns[k].type;
+
+		if (type_is_enum(getBaseType(type)) ||
+			!OidIsValid(lookup_type_cache(type, TYPECACHE_HASH_EXTENDED_PROC)->hash_extended_proc))
+		{
+			appendStringInfoString(sql, "0::bigint");
+			return;
+		}
+	}
+	appendStringInfoString(sql, "pg_catalog.hash_record_extended(ROW(");
+	AppendKey(sql, source, "i");
+	appendStringInfoString(sql, "), 0)");
+}
+
+/* The columns that rows are made of, each once, from alias i. */
+static void
+AppendColumnsOnce(StringInfo sql, const Source *source)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	for (int k = 0; k < source->key.count; k++)
+		names = lappend(names, makeString(pstrdup(source->key.columns[k].name)));
+	names = list_append_unique(names, makeString(source->event_time.name));
+	names = list_append_unique(names, makeString(source->label.name));
+	if (source->weight.name)
+		names = list_append_unique(names, makeString(source->weight.name));
+	for (int f = 0; f < source->features; f++)
+		names = list_append_unique(names, makeString(source->feature[f].name));
+	foreach(lc, names)
+		appendStringInfo(sql, "i.%s, ", quote_identifier(strVal(lfirst(lc))));
+}
+
+static void
+AppendTestedBranch(StringInfo sql, const Source *source,
+				   const SourceTested *tested, bool is_tested)
+{
+	appendStringInfoString(sql, "SELECT ");
+	AppendColumnsOnce(sql, source);
+	if (is_tested && tested->segment && !tested->segment_of_entity)
+		appendStringInfo(sql, "i.%s::pg_catalog.text", quote_identifier(tested->segment));
+	else
+		appendStringInfoString(sql, "NULL::pg_catalog.text");
+	appendStringInfo(sql, " AS \"segment of the row\", %s AS \"is tested\" FROM %s AS i WHERE ",
+					 is_tested ? "true" : "false",
+					 is_tested && tested->relation ? tested->relation :
+					 source->interactions);
+	AppendUsable(sql, source);
+	for (int k = 0; k < source->key.count; k++)
+		appendStringInfo(sql, " AND i.%s IS NOT NULL",
+						 quote_identifier(source->key.columns[k].name));
+	if (is_tested && tested->relation)
+		appendStringInfo(sql, " AND i.%s IS NOT NULL AND i.%s IS NOT NULL",
+						 quote_identifier(source->label.name),
+						 quote_identifier(source->event_time.name));
+	if (tested->relation && tested->strangers)
+	{
+		appendStringInfo(sql, " AND NOT EXISTS (SELECT FROM %s AS d WHERE ",
+						 source->interactions);
+		AppendKeyEquality(sql, &source->key, NULL, "d", "i");
+		appendStringInfoChar(sql, ')');
+	}
+}
+
+/*
+ * "(rows that are tested, and rows of their entities that are older) AS i".
+ * Without a relation which ones are tested is not the query's matter.
+ */
+static void
+AppendTestedRows(StringInfo sql, const Source *source,
+				 const SourceTested *tested)
+{
+	const char *time = quote_identifier(source->event_time.name);
+
+	appendStringInfoChar(sql, '(');
+	if (tested->relation == NULL || tested->strangers)
+		AppendTestedBranch(sql, source, tested, true);
+	else
+	{
+		appendStringInfo(sql, "SELECT * FROM (SELECT *, pg_catalog.min(i.%s) FILTER (WHERE i.\"is tested\") OVER (PARTITION BY ",
+						 time);
+		AppendKey(sql, source, "i");
+		appendStringInfoString(sql, ") AS \"first that is tested\" FROM (");
+		AppendTestedBranch(sql, source, tested, false);
+		appendStringInfoString(sql, " UNION ALL ");
+		AppendTestedBranch(sql, source, tested, true);
+		appendStringInfo(sql, ") AS i) AS i WHERE i.\"is tested\" OR i.%s OPERATOR(pg_catalog.<) i.\"first that is tested\"",
+						 time);
+	}
+	appendStringInfoString(sql, ") AS i");
+}
+
+/*
+ * How many of the entity's rows were there a lag before the row.  No lag at
+ * all leaves out those of the row's own time.
+ */
+static void
+AppendLag(StringInfo sql, const Source *source, Interval *lag)
+{
+	Interval	zero = {0};
+	const char *time = quote_identifier(source->event_time.name);
+	bool		is_zero = DatumGetBool(DirectFunctionCall2(interval_eq,
+														   IntervalPGetDatum(lag),
+														   IntervalPGetDatum(&zero)));
+
+	appendStringInfo(sql, ", %s OVER (PARTITION BY ",
+					 is_zero ? "pg_catalog.rank()" : "pg_catalog.count(*)");
+	AppendKey(sql, source, "i");
+	appendStringInfo(sql, " ORDER BY i.%s", time);
+	if (is_zero)
+		appendStringInfoString(sql, ") OPERATOR(pg_catalog.-) 1");
+	else
+		appendStringInfo(sql, " RANGE BETWEEN UNBOUNDED PRECEDING AND %s::pg_catalog.interval PRECEDING)",
+						 quote_literal_cstr(DatumGetCString(DirectFunctionCall1(interval_out,
+																				IntervalPGetDatum(lag)))));
+}
+
 char *
-SourceTrainingQuery(const Source *source)
+SourceRowsQuery(const Source *source, const SourceTested *tested)
 {
 	StringInfoData sql;
 
@@ -373,27 +498,93 @@ SourceTrainingQuery(const Source *source)
 	appendStringInfoString(&sql, ") AS \"number of the row\", pg_catalog.count(*) OVER (PARTITION BY ");
 	AppendKey(&sql, source, "i");
 	appendStringInfoString(&sql, "), ");
+	AppendKeyHash(&sql, source);
+	appendStringInfoString(&sql, ", ");
 	AppendKey(&sql, source, "i");
 	AppendRowColumns(&sql, source);
 	for (int f = 0; f < source->meta_features; f++)
 		appendStringInfo(&sql, ", e.%s",
 						 quote_identifier(source->meta_feature[f].name));
-	appendStringInfo(&sql, " FROM %s AS i", source->interactions);
+	if (tested)
+	{
+		if (tested->relation)
+		{
+			appendStringInfoString(&sql, ", pg_catalog.count(*) FILTER (WHERE i.\"is tested\") OVER (PARTITION BY ");
+			AppendKey(&sql, source, "i");
+			appendStringInfoString(&sql, "), ");
+		}
+		else
+			appendStringInfoString(&sql, ", 0::bigint, ");
+		if (tested->segment_of_entity)
+			appendStringInfo(&sql, "e.%s::pg_catalog.text",
+							 quote_identifier(tested->segment));
+		else
+			appendStringInfoString(&sql, "i.\"segment of the row\"");
+		for (int l = 0; l < tested->lags; l++)
+			AppendLag(&sql, source, tested->lag[l]);
+		appendStringInfoString(&sql, " FROM ");
+		AppendTestedRows(&sql, source, tested);
+	}
+	else
+		appendStringInfo(&sql, " FROM %s AS i", source->interactions);
 	if (source->entities)
 	{
 		appendStringInfo(&sql, " LEFT JOIN %s AS e ON ", source->entities);
 		AppendKeyEquality(&sql, &source->key, source->entities_equality, "e",
 						  "i");
 	}
-	appendStringInfoString(&sql, " WHERE ");
-	AppendUsable(&sql, source);
-	for (int k = 0; k < source->key.count; k++)
-		appendStringInfo(&sql, " AND i.%s IS NOT NULL",
-						 quote_identifier(source->key.columns[k].name));
+	if (tested == NULL)
+	{
+		appendStringInfoString(&sql, " WHERE ");
+		AppendUsable(&sql, source);
+		for (int k = 0; k < source->key.count; k++)
+			appendStringInfo(&sql, " AND i.%s IS NOT NULL",
+							 quote_identifier(source->key.columns[k].name));
+	}
 	appendStringInfoString(&sql, " ORDER BY ");
 	AppendKey(&sql, source, "i");
 	appendStringInfoString(&sql, ", \"number of the row\"");
 	return sql.data;
+}
+
+static void
+CheckTestedColumn(const Source *source, Oid relation, const char *name,
+				  Oid type)
+{
+	SourceColumn column = FindColumn(relation, name);
+
+	if (column.type != type)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" is of type %s in relation %s and of type %s in relation \"%s\"",
+						name, format_type_be(type), source->interactions,
+						format_type_be(column.type), get_rel_name(relation))));
+}
+
+char *
+SourceTestedRelation(const Source *source, Oid relation)
+{
+	char	   *name = get_rel_name(relation);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relation)));
+	for (int k = 0; k < source->key.count; k++)
+		CheckTestedColumn(source, relation, source->key.columns[k].name,
+						  source->key.columns[k].type);
+	CheckTestedColumn(source, relation, source->event_time.name,
+					  source->event_time.type);
+	CheckTestedColumn(source, relation, source->label.name,
+					  source->label.type);
+	if (source->weight.name)
+		CheckTestedColumn(source, relation, source->weight.name,
+						  source->weight.type);
+	for (int f = 0; f < source->features; f++)
+		CheckTestedColumn(source, relation, source->feature[f].name,
+						  source->feature[f].type);
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
+									  name);
 }
 
 char *

@@ -73,12 +73,36 @@ extern void SourceInitDeclared(Source *source, const Model *model,
 							   const char *weight, Encoder *interaction,
 							   Encoder *entity);
 
+/* Rows that a network is evaluated on. */
+typedef struct SourceTested
+{
+	const char *relation;		/* qualified and quoted, whose rows are tested
+								 * after those of the interactions that are
+								 * older; or NULL: the interactions alone */
+	bool		strangers;		/* only of entities without interactions */
+	const char *segment;		/* column, or NULL */
+	bool		segment_of_entity;	/* it is one of the entities relation */
+	int			lags;
+	Interval  **lag;
+} SourceTested;
+
+/* Checks that a relation has the source's columns, and returns its name. */
+extern char *SourceTestedRelation(const Source *source, Oid relation);
+
 /*
  * Rows of all entities, by key and time:
- *		row's number in its entity from 1, number of the entity's rows,
- *		key..., event time, label, weight?, features..., meta features...
+ *		row's number in its entity from 1, number of the entity's rows, a hash
+ *		of its key, key..., event time, label, weight?, features...,
+ *		meta features...
+ * and of those that are tested (NULL: no more than that):
+ *		how many of the entity's rows are tested, which are its last, or 0
+ *		without a relation; the row's segment as text; and for each lag the
+ *		number of the entity's rows that were there so long before the row.
  */
-extern char *SourceTrainingQuery(const Source *source);
+extern char *SourceRowsQuery(const Source *source, const SourceTested *tested);
+
+/* Index of the first key column of such a row. */
+#define SOURCE_ROW_KEY 3
 
 /* How many rows have no key, label or event time: one bigint. */
 extern char *SourceSkippedQuery(const Source *source);

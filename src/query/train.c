@@ -16,44 +16,117 @@
 #include "model/catalog.h"
 #include "model/trained_network.h"
 #include "query/learner.h"
+#include "query/train.h"
 #include "query/training_rows.h"
 #include "query/version.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-/* Everything up to the version's record. */
-static void
-Train(const Model *model, const Jsonb *given, VersionRecord *version,
-	  TrainingLog *log)
+/* A memory context for a run, which goes as a whole. */
+static MemoryContext
+EnterRun(void)
 {
-	TimestampTz start = GetCurrentTimestamp();
-	TrainedNetwork *trained = palloc0(sizeof(TrainedNetwork));
-	TrainingRows rows;
-	ModelOptions options;
-	const EpochRecord *kept;
+	MemoryContext run = AllocSetContextCreate(CurrentMemoryContext,
+											  "limaml training run",
+											  ALLOCSET_DEFAULT_SIZES);
 
-	CatalogOptions(model, given, &options);
-	TrainingRowsRead(&rows, model, &options, &trained->interaction,
-					 &trained->entity);
+	MemoryContextSwitchTo(run);
+	return run;
+}
+
+static void
+LeaveRun(MemoryContext run)
+{
+	MemoryContextSwitchTo(MemoryContextGetParent(run));
+	MemoryContextDelete(run);
+}
+
+/* The network as a file, outside of its run. */
+static bytea *
+WriteOutside(TrainedNetwork *trained, MemoryContext outside)
+{
+	bytea	   *inside = TrainedNetworkWrite(trained);
+	Size		size = VARSIZE(inside);
+	bytea	   *file = MemoryContextAllocExtended(outside, size,
+												  MCXT_ALLOC_HUGE);
+
+	memcpy(file, inside, size);
+	return file;
+}
+
+static void
+SayRows(const TrainingRows *rows)
+{
 	ereport(NOTICE,
 			(errmsg("training on " INT64_FORMAT " interactions of " INT64_FORMAT " entities, validating on " INT64_FORMAT,
-					rows.training_rows, rows.entities,
-					rows.validation_rows)));
+					rows->training_rows, rows->entities,
+					rows->validation_rows),
+			 rows->left_out == 0 ? 0 :
+			 errdetail_plural(INT64_FORMAT " entity is left out at first, to be a cold start for limaml_evaluate.",
+							  INT64_FORMAT " entities are left out at first, to be cold starts for limaml_evaluate.",
+							  rows->left_out, rows->left_out)));
+}
 
-	trained->context = CurrentMemoryContext;
-	trained->personalization = options.personalization;
-	trained->recency = options.recency;
-	trained->support_rows = options.support_rows;
-	trained->options = OptionsToJson(&options);
-	Learn(&options, trained, &rows, log);
-	ExampleStoreFree(rows.store);
+static void
+TakeNetwork(VersionRecord *version, TrainedNetwork *trained,
+			const TrainingRows *rows, MemoryContext outside)
+{
+	version->network = WriteOutside(trained, outside);
+	memcpy(version->digest, trained->digest, SAFETENSORS_DIGEST_BYTES);
+	version->options = MemoryContextStrdup(outside, trained->options);
+	version->entities = ExampleStoreEntities(rows->store);
+	version->interactions = rows->training_rows + rows->validation_rows;
+}
+
+void
+TrainVersion(const Model *model, const ModelOptions *options,
+			 VersionRecord *version, TrainingLog *log)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	bool		with_id = options->personalization == PERSONALIZATION_ID;
+	ModelOptions first = *options;
+	RowSplit	split = {
+		.cold = options->validation_fraction > 0 ?
+		options->validation_entities : 0,
+		.validation = options->validation_fraction
+	};
+	const RowSplit all = {
+		.validation = options->validation_fraction,
+		.all_train = true
+	};
+	TrainedNetwork trained = {0};
+	TrainingRows rows;
+	const EpochRecord *kept;
+	MemoryContext outside = CurrentMemoryContext;
+	MemoryContext run;
+	bool		again;
 
 	memset(version, 0, sizeof(*version));
-	version->network = TrainedNetworkWrite(trained);
-	memcpy(version->digest, trained->digest, SAFETENSORS_DIGEST_BYTES);
-	version->options = trained->options;
-	version->entities = rows.entities;
-	version->interactions = rows.training_rows + rows.validation_rows;
+	TrainingLogInit(log, options);
+	run = EnterRun();
+	TrainingRowsRead(&rows, model, &first, &split, with_id, true);
+	SayRows(&rows);
+	first.validation_entities = rows.split.cold;
+	LearnEpochs(&first, &trained, &rows, true, log);
+	again = rows.validation_rows > 0 || rows.left_out > 0;
+	if (again)
+		version->validation_network = WriteOutside(&trained, outside);
+	else
+		TakeNetwork(version, &trained, &rows, outside);
+	ExampleStoreFree(rows.store);
+	LeaveRun(run);
+
+	if (again)
+	{
+		memset(&trained, 0, sizeof(trained));
+		run = EnterRun();
+		TrainingRowsRead(&rows, model, options, &all, with_id, false);
+		LearnAgain(options, &trained, &rows, log->epochs, true, log);
+		TakeNetwork(version, &trained, &rows, outside);
+		ExampleStoreFree(rows.store);
+		LeaveRun(run);
+	}
+
 	version->epochs = log->epochs;
 	kept = &log->records[log->best];
 	version->train_loss = kept->train_loss;
@@ -78,8 +151,9 @@ limaml_train(PG_FUNCTION_ARGS)
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	Jsonb	   *given = PG_GETARG_JSONB_P(1);
 	Model	   *model;
+	ModelOptions options;
 	VersionRecord version;
-	TrainingLog log = {0};
+	TrainingLog log;
 	RightsScope scope;
 	TupleDesc	desc;
 	Datum		values[9];
@@ -97,8 +171,9 @@ limaml_train(PG_FUNCTION_ARGS)
 
 	EnterOwner(&scope, model);
 	CatalogCheckEmbeddings(model, MetaEmbeddingType());
-	Train(model, given, &version, &log);
-	number = AddVersion(model, &version);
+	CatalogOptions(model, given, &options);
+	TrainVersion(model, &options, &version, &log);
+	number = AddVersion(model, &version, !KEEPS_NETWORKS(options.personalization));
 	for (int e = 0; e < log.count; e++)
 		CatalogInsertEpoch(model, number, &log.records[e]);
 	LeaveRights(&scope);

@@ -10,6 +10,7 @@
 #include <math.h>
 
 #include "access/htup_details.h"
+#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "query/training_rows.h"
@@ -28,89 +29,143 @@ ZeroNumbers(Size count)
 						   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 }
 
-/* One row of the training query. */
-typedef struct ScannedRow
+/* A number from 0 to 1 that follows from an entity's hash. */
+static double
+Chance(uint64 hash, uint64 of_what)
 {
-	Datum	   *values;
-	bool	   *isnull;
-	int			number;			/* from 0, among the entity's rows that count */
-	int			rows;			/* that count */
-	int			training_rows;	/* of them */
-	Interaction interaction;
-	int			features_at;	/* index of the first feature */
-} ScannedRow;
+	uint64		bits = hash_bytes_extended((const unsigned char *) &hash,
+										   sizeof(hash), of_what);
 
-typedef void (*RowCallback) (TrainingRows *training, const ScannedRow *row,
-							 void *state);
+	return (bits >> 11) * 0x1.0p-53;
+}
 
-/* Reads all rows in order, leaving out those too old to count. */
-static void
-ScanRows(TrainingRows *training, RowCallback callback, void *state)
+static bool
+IsLeftOut(const RowSplit *split, uint64 hash)
+{
+	return Chance(hash, 1) < split->cold;
+}
+
+/* How many of so many rows are left when a share of them is taken. */
+static int
+RowsLeft(int64 rows, double share, double chance)
+{
+	return (int) floor((1 - share) * rows + chance);
+}
+
+/*
+ * Parts an entity's rows; those of the oldest that are too many to train with
+ * are in no part, and their number is returned.
+ */
+static int64
+PartRows(const RowSplit *split, int64 rows, uint64 hash, ExampleParts *parts)
+{
+	int			learnable = RowsLeft(rows, split->test, Chance(hash, 2));
+	int			dropped = Max(learnable - MOST_ENTITY_ROWS, 0);
+
+	parts->rows = (int) (rows - dropped);
+	parts->learnable = learnable - dropped;
+	parts->training = RowsLeft(parts->learnable, split->validation,
+							   Chance(hash, 3));
+	return dropped;
+}
+
+void
+TrainingRowsScan(TrainingRows *training, const char *sql, bool tested,
+				 ScanEntities which, RowCallback callback, void *state)
 {
 	const Source *source = &training->source;
-	SPIPlanPtr	plan = SPI_prepare(SourceTrainingQuery(source), 0, NULL);
+	MemoryContext caller = CurrentMemoryContext;
+	SPIPlanPtr	plan = SPI_prepare(sql, 0, NULL);
 	Portal		portal;
 	int			keys = source->key.count;
+	int			label;
 	Datum		before = (Datum) 0; /* event time of the row before */
-	ScannedRow	row;
+	ScannedRow	row = {0};
 
+	/* SPI leaves each time in a context of its own */
 	if (plan == NULL)
-		elog(ERROR, "could not prepare the training query");
+		elog(ERROR, "could not prepare: %s", sql);
 	portal = SPI_cursor_open(NULL, plan, NULL, NULL, true);
-	SourceCheckRow(source, portal->tupDesc, 3 + keys);
+	MemoryContextSwitchTo(caller);
+	row.key_at = SOURCE_ROW_KEY;
+	label = row.key_at + keys + 1;
+	row.features_at = label + (source->weight.name ? 2 : 1);
+	row.extra_at = row.features_at + source->features + source->meta_features;
+	SourceCheckRow(source, portal->tupDesc, label);
 	SourceCheckEntity(source, portal->tupDesc,
-					  5 + keys + (source->weight.name ? 1 : 0) +
-					  source->features);
+					  row.features_at + source->features + 1);
 	row.values = palloc(sizeof(Datum) * portal->tupDesc->natts);
 	row.isnull = palloc(sizeof(bool) * portal->tupDesc->natts);
-	row.features_at = 4 + keys + (source->weight.name ? 1 : 0);
 	for (;;)
 	{
-		MemoryContext old;
-
 		SPI_cursor_fetch(portal, true, FETCH_ROWS);
 		if (SPI_processed == 0)
 			break;
-		old = MemoryContextSwitchTo(training->row_context);
+		MemoryContextSwitchTo(training->row_context);
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
 			Datum		time;
 			int64		number;
 			int64		rows;
+			int64		dropped;
+			uint64		hash;
 
 			heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
 							  row.values, row.isnull);
 			number = DatumGetInt64(row.values[0]) - 1;
 			rows = DatumGetInt64(row.values[1]);
-			row.rows = (int) Min(rows, MOST_ENTITY_ROWS);
-			if (number < rows - row.rows)
+			hash = (uint64) DatumGetInt64(row.values[2]);
+			if (rows > PG_INT32_MAX)
+				ereport(ERROR,
+						(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						 errmsg("%s has more than %d interactions",
+								KeyText(&source->key,
+										row.values + row.key_at),
+								PG_INT32_MAX)));
+			if (which != SCAN_ALL && (which == SCAN_LEFT_OUT) !=
+				IsLeftOut(&training->split, hash))
+			{
+				if (number == 0)
+					training->left_out++;
 				continue;
-			row.number = (int) (number - (rows - row.rows));
-			row.training_rows = row.rows -
-				(int) floor(training->options->validation_fraction * row.rows);
+			}
+			if (tested)
+			{
+				row.parts.rows = (int) rows;
+				row.parts.learnable = row.parts.training = (int)
+					(rows - DatumGetInt64(row.values[row.extra_at]));
+				dropped = 0;
+			}
+			else
+				dropped = PartRows(&training->split, rows, hash, &row.parts);
+			if (number < dropped)
+				continue;
+			row.first = number == dropped;
+			row.number = (int) (number - dropped);
 			row.interaction = SourceReadInteraction(source,
 													training->options->loss,
-													row.values + 3 + keys,
-													row.isnull + 3 + keys,
-													row.values + 2);
-			time = row.values[2 + keys];
-			row.interaction.same_time = row.number > 0 &&
+													row.values + label,
+													row.isnull + label,
+													row.values + row.key_at);
+			time = row.values[label - 1];
+			row.interaction.same_time = !row.first &&
 				SourceSameTime(source, time, before);
 			before = time;
 			callback(training, &row, state);
 		}
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(training->row_context);
+		MemoryContextSwitchTo(caller);
 
 		/* the last time outlives its row, for the first of the next fetch */
 		if (before != (Datum) 0)
 			before = datumCopy(before, source->event_time.by_value,
 							   source->event_time.length);
+		MemoryContextReset(training->row_context);
 		SPI_freetuptable(SPI_tuptable);
 		CHECK_FOR_INTERRUPTS();
 	}
 	SPI_cursor_close(portal);
 	SPI_freeplan(plan);
+	MemoryContextSwitchTo(caller);
 }
 
 /* What the first pass gathers about a feature. */
@@ -127,10 +182,10 @@ typedef struct Statistics
 } Statistics;
 
 static void
-AddStatistics(const Encoder *encoder, ColumnReader *readers,
+AddStatistics(const Encoder *encoder, int count, ColumnReader *readers,
 			  FeatureStatistics *statistics, const ScannedRow *row, int first)
 {
-	for (int f = 0; f < encoder->count; f++)
+	for (int f = 0; f < count; f++)
 	{
 		Datum		datum = row->values[first + f];
 		bool		isnull = row->isnull[first + f];
@@ -153,67 +208,87 @@ static void
 CollectStatistics(TrainingRows *training, const ScannedRow *row, void *state)
 {
 	Statistics *statistics = state;
-	const Encoder *interaction = training->interaction;
+	int			features = training->source.features;
 
-	if (row->number >= row->training_rows)
+	if (row->number >= row->parts.training)
 	{
-		training->validation_rows++;
+		if (row->number < row->parts.learnable)
+			training->validation_rows++;
 		return;
 	}
-	if (row->number == 0)
+	if (row->first)
 	{
 		training->entities++;
-		AddStatistics(training->entity, training->meta_readers,
-					  statistics->meta_features, row,
-					  row->features_at + interaction->count);
+		AddStatistics(&training->entity, training->entity.count,
+					  training->meta_readers, statistics->meta_features, row,
+					  row->features_at + features);
 	}
 	training->training_rows++;
 	training->weight += row->interaction.weight;
 	if (row->interaction.label > 0.5f)
 		training->positives++;
-	AddStatistics(interaction, training->readers, statistics->features, row,
-				  row->features_at);
+	AddStatistics(&training->interaction, features, training->readers,
+				  statistics->features, row, row->features_at);
+	if (training->with_id)
+	{
+		CategoryValue value;
+
+		ReadKey(&training->key_reader, row->values + row->key_at, &value);
+		ValueCounterAdd(statistics->features[features].values, &value);
+	}
 }
 
-/* Readers of the declared columns, and empty statistics for them. */
+/* Empty statistics, for features of these columns. */
 static FeatureStatistics *
-BeginStatistics(Encoder *encoder, const SourceColumn *columns,
-				ColumnReader *readers, int max_categories)
+BeginStatistics(Encoder *encoder, int max_categories)
 {
 	FeatureStatistics *statistics = palloc0(sizeof(FeatureStatistics) *
 											Max(encoder->count, 1));
 
 	for (int f = 0; f < encoder->count; f++)
-	{
-		Feature    *feature = &encoder->features[f];
-
-		if (feature->kind == FEATURE_CATEGORY)
-		{
-			feature->vocabulary.is_integer =
-				CategoryIsInteger(columns[f].type);
+		if (encoder->features[f].kind == FEATURE_CATEGORY)
 			statistics[f].values =
-				ValueCounterCreate(feature->vocabulary.is_integer,
+				ValueCounterCreate(encoder->features[f].vocabulary.is_integer,
 								   max_categories);
-		}
-		FeatureReaderInit(&readers[f], feature, columns[f].type);
-	}
 	return statistics;
 }
 
+/* Readers of columns whose features are known. */
+static ColumnReader *
+TrainedReaders(const Encoder *encoder, const SourceColumn *columns, int count)
+{
+	ColumnReader *readers = palloc0(sizeof(ColumnReader) * Max(count, 1));
+
+	for (int f = 0; f < count; f++)
+		FeatureReaderInit(&readers[f], &encoder->features[f],
+						  columns[f].type);
+	return readers;
+}
+
+/* The same of declared columns, which tell what their categories hold. */
+static ColumnReader *
+DeclaredReaders(Encoder *encoder, const SourceColumn *columns, int count)
+{
+	for (int f = 0; f < count; f++)
+		if (encoder->features[f].kind == FEATURE_CATEGORY)
+			encoder->features[f].vocabulary.is_integer =
+				CategoryIsInteger(columns[f].type);
+	return TrainedReaders(encoder, columns, count);
+}
+
 /*
- * Makes the features of what was gathered; tables are zero.  Says for each
- * whether NULL was among its values.
+ * Makes the features of what was gathered.  Says for each whether NULL was
+ * among its values.
  */
 static bool *
 FinishStatistics(const ModelOptions *options, Encoder *encoder,
-				 FeatureStatistics *statistics, bool wide)
+				 FeatureStatistics *statistics)
 {
 	bool	   *saw_null = palloc0(sizeof(bool) * Max(encoder->count, 1));
 
 	for (int f = 0; f < encoder->count; f++)
 	{
 		Feature    *feature = &encoder->features[f];
-		Size		rows;
 
 		if (feature->kind == FEATURE_NUMERIC)
 		{
@@ -223,50 +298,91 @@ FinishStatistics(const ModelOptions *options, Encoder *encoder,
 		ValueCounterVocabulary(statistics[f].values, options->min_count,
 							   &feature->vocabulary);
 		saw_null[f] = ValueCounterSawNull(statistics[f].values);
-		rows = VocabularyRows(&feature->vocabulary);
-		feature->size = options->category_size;
-		feature->vectors = ZeroNumbers(mul_size(rows, feature->size));
-		if (wide)
-			feature->wide = ZeroNumbers(rows);
 	}
-	EncoderLayout(encoder);
 	return saw_null;
 }
 
+/* The feature that the entity itself is. */
 static void
-ReadCodes(const Encoder *encoder, ColumnReader *readers,
+AddEntityKey(TrainingRows *training)
+{
+	Encoder    *encoder = &training->interaction;
+	Feature    *feature;
+
+	encoder->features = encoder->count == 0 ? palloc(sizeof(Feature)) :
+		repalloc(encoder->features, sizeof(Feature) * (encoder->count + 1));
+	feature = &encoder->features[encoder->count++];
+	memset(feature, 0, sizeof(*feature));
+	feature->name = ENTITY_KEY_FEATURE;
+	feature->kind = FEATURE_CATEGORY;
+	feature->vocabulary.is_integer = training->key_reader.is_integer;
+}
+
+static void
+ReadCodes(const Encoder *encoder, int count, ColumnReader *readers,
 		  const ScannedRow *row, int first, FeatureCode *codes)
 {
-	for (int f = 0; f < encoder->count; f++)
+	for (int f = 0; f < count; f++)
 		codes[f] = ReadFeature(&readers[f], &encoder->features[f],
 							   row->values[first + f],
 							   row->isnull[first + f]);
 }
 
+void
+ReadInteractionCodes(TrainingRows *training, const ScannedRow *row,
+					 FeatureCode *codes)
+{
+	int			features = training->source.features;
+
+	ReadCodes(&training->interaction, features, training->readers, row,
+			  row->features_at, codes);
+	if (training->with_id)
+	{
+		CategoryValue value;
+
+		ReadKey(&training->key_reader, row->values + row->key_at, &value);
+		codes[features].row =
+			VocabularyRow(&training->interaction.features[features].vocabulary,
+						  &value);
+	}
+}
+
+void
+ReadEntityCodes(TrainingRows *training, const ScannedRow *row,
+				FeatureCode *codes)
+{
+	ReadCodes(&training->entity, training->entity.count,
+			  training->meta_readers, row,
+			  row->features_at + training->source.features, codes);
+}
+
 static void
 StoreRow(TrainingRows *training, const ScannedRow *row, void *state)
 {
-	const Encoder *interaction = training->interaction;
 	FeatureCode *codes = state;
 
-	if (row->number == 0)
+	if (row->first)
 	{
-		ReadCodes(training->entity, training->meta_readers, row,
-				  row->features_at + interaction->count, codes);
-		ExampleStoreEntity(training->store, row->rows, row->training_rows,
-						   codes);
+		ExampleParts parts = row->parts;
+
+		if (training->split.all_train)
+			parts.training = parts.learnable;
+		ReadEntityCodes(training, row, codes);
+		ExampleStoreEntity(training->store, parts, codes);
 	}
-	ReadCodes(interaction, training->readers, row, row->features_at, codes);
+	ReadInteractionCodes(training, row, codes);
 	ExampleStoreAdd(training->store, &row->interaction, codes);
 }
 
 static int64
 QueryCount(const char *sql)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	bool		isnull;
 
 	if (SPI_execute(sql, true, 0) != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "could not count the rows left out");
+	MemoryContextSwitchTo(caller);
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 									   SPI_tuptable->tupdesc, 1, &isnull));
 }
@@ -275,6 +391,7 @@ QueryCount(const char *sql)
 static void
 CheckEntities(const Source *source)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	Datum		key[INDEX_MAX_KEYS];
 	bool		isnull;
 
@@ -282,6 +399,7 @@ CheckEntities(const Source *source)
 		return;
 	if (SPI_execute(SourceDuplicatesQuery(source), true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for duplicate entities");
+	MemoryContextSwitchTo(caller);
 	if (SPI_processed == 0)
 		return;
 	for (int k = 0; k < source->key.count; k++)
@@ -294,10 +412,10 @@ CheckEntities(const Source *source)
 }
 
 static void
-CheckRows(const TrainingRows *training)
+CheckRows(const TrainingRows *training, bool say_skipped)
 {
 	const Source *source = &training->source;
-	int64		skipped = QueryCount(SourceSkippedQuery(source));
+	int64		skipped = say_skipped ? QueryCount(SourceSkippedQuery(source)) : 0;
 
 	if (skipped > 0)
 		ereport(NOTICE,
@@ -341,11 +459,11 @@ FindNthEntity(TrainingRows *training, const ScannedRow *row, void *state)
 	NthEntity  *nth = state;
 	const EntityKey *key = &training->source.key;
 
-	if (row->number == 0 && nth->met++ == nth->wanted)
+	if (row->first && nth->met++ == nth->wanted)
 	{
 		MemoryContext old = MemoryContextSwitchTo(nth->context);
 
-		nth->text = KeyText(key, row->values + 2);
+		nth->text = KeyText(key, row->values + row->key_at);
 		MemoryContextSwitchTo(old);
 	}
 }
@@ -356,50 +474,68 @@ TrainingRowsEntity(TrainingRows *training, int e)
 	NthEntity	nth = {.wanted = e,.context = CurrentMemoryContext};
 
 	/* keys are not kept for this: the rows are read once more */
-	ScanRows(training, FindNthEntity, &nth);
+	TrainingRowsScan(training, SourceRowsQuery(&training->source, NULL), false,
+					 SCAN_TRAINING, FindNthEntity, &nth);
 	return nth.text ? nth.text : pstrdup("an entity");
 }
 
 void
 TrainingRowsRead(TrainingRows *training, const Model *model,
-				 const ModelOptions *options, Encoder *interaction,
-				 Encoder *entity)
+				 const ModelOptions *options, const RowSplit *split,
+				 bool with_id, bool check)
 {
 	Source	   *source = &training->source;
+	Encoder    *interaction = &training->interaction;
+	Encoder    *entity = &training->entity;
 	Statistics	statistics;
-	int			codes;
+	char	   *sql;
 
 	memset(training, 0, sizeof(*training));
 	training->options = options;
-	training->interaction = interaction;
-	training->entity = entity;
+	training->split = *split;
+	training->with_id = with_id;
 	SourceInitDeclared(source, model, options->weight, interaction, entity);
 	CheckEntities(source);
+	sql = SourceRowsQuery(source, NULL);
 	training->row_context = AllocSetContextCreate(CurrentMemoryContext,
 												  "limaml training rows",
 												  ALLOCSET_DEFAULT_SIZES);
-	training->readers = palloc0(sizeof(ColumnReader) *
-								Max(source->features, 1));
-	training->meta_readers = palloc0(sizeof(ColumnReader) *
-									 Max(source->meta_features, 1));
-	statistics.features = BeginStatistics(interaction, source->feature,
-										  training->readers,
-										  options->max_categories);
-	statistics.meta_features = BeginStatistics(entity, source->meta_feature,
-											   training->meta_readers,
-											   options->max_categories);
-	ScanRows(training, CollectStatistics, &statistics);
-	CheckRows(training);
+	training->readers = DeclaredReaders(interaction, source->feature,
+										source->features);
+	training->meta_readers = DeclaredReaders(entity, source->meta_feature,
+											 source->meta_features);
+	if (with_id)
+	{
+		KeyReaderInit(&training->key_reader, &source->key);
+		AddEntityKey(training);
+	}
+	for (;;)
+	{
+		statistics.features = BeginStatistics(interaction,
+											  options->max_categories);
+		statistics.meta_features = BeginStatistics(entity,
+												   options->max_categories);
+		TrainingRowsScan(training, sql, false, SCAN_TRAINING,
+						 CollectStatistics, &statistics);
+		if (training->left_out == 0 ||
+			training->entities + training->left_out >= FEWEST_ENTITIES_TO_LEAVE_OUT)
+			break;
+		training->split.cold = 0;
+		training->entities = training->left_out = 0;
+		training->training_rows = training->validation_rows = 0;
+		training->positives = 0;
+		training->weight = 0;
+	}
+	CheckRows(training, check);
 	training->saw_null = FinishStatistics(options, interaction,
-										  statistics.features, true);
+										  statistics.features);
 	training->meta_saw_null = FinishStatistics(options, entity,
-											   statistics.meta_features,
-											   false);
+											   statistics.meta_features);
 
-	training->store = ExampleStoreCreate(source->features,
-										 source->meta_features);
-	codes = Max(Max(source->features, source->meta_features), 1);
-	ScanRows(training, StoreRow, palloc(sizeof(FeatureCode) * codes));
+	training->store = ExampleStoreCreate(interaction->count, entity->count);
+	TrainingRowsScan(training, sql, false, SCAN_TRAINING, StoreRow,
+					 palloc(sizeof(FeatureCode) *
+							(interaction->count + entity->count + 1)));
 
 	/* a view with a volatile function may return other rows this time */
 	if (ExampleStoreEntities(training->store) == 0)
@@ -407,4 +543,41 @@ TrainingRowsRead(TrainingRows *training, const Model *model,
 				(errcode(ERRCODE_NO_DATA_FOUND),
 				 errmsg("relation %s had interactions when it was first read, and has none when read again",
 						source->interactions)));
+}
+
+void
+TrainingRowsInit(TrainingRows *training, const Model *model,
+				 const ModelOptions *options, const TrainedNetwork *trained,
+				 const RowSplit *split)
+{
+	int			features = CandidateFeatures(trained);
+	Encoder		encoders[2] = {trained->interaction, trained->entity};
+	char	  **names[2];
+
+	memset(training, 0, sizeof(*training));
+	training->options = options;
+	training->split = *split;
+	training->interaction = trained->interaction;
+	training->entity = trained->entity;
+	training->with_id = features < trained->interaction.count;
+	for (int i = 0; i < 2; i++)
+	{
+		names[i] = palloc(sizeof(char *) * Max(encoders[i].count, 1));
+		for (int f = 0; f < encoders[i].count; f++)
+			names[i][f] = encoders[i].features[f].name;
+	}
+	SourceInit(&training->source, model, features, names[0],
+			   trained->entity.count, names[1], options->weight);
+	if (training->with_id)
+		KeyReaderInit(&training->key_reader, &training->source.key);
+	training->readers = TrainedReaders(&training->interaction,
+									   training->source.feature, features);
+	training->meta_readers = TrainedReaders(&training->entity,
+											training->source.meta_feature,
+											trained->entity.count);
+	training->row_context = AllocSetContextCreate(CurrentMemoryContext,
+												  "limaml rows",
+												  ALLOCSET_DEFAULT_SIZES);
+	training->store = ExampleStoreCreate(trained->interaction.count,
+										 trained->entity.count);
 }

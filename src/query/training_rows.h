@@ -3,9 +3,10 @@
  * training_rows.h
  *	  The rows of a training run: read, described and kept as codes.
  *
- * Two passes over the source.  The first, over training rows alone, fits the
+ * Two passes over the source.  The first, over rows that train, fits the
  * encoders: means, deviations, vocabularies.  The second turns all rows to
- * codes in an example store.
+ * codes in an example store.  Rows to evaluate a network on take the second
+ * pass alone, with the network's own encoders.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,6 +17,7 @@
 
 #include "model/encoder.h"
 #include "model/options.h"
+#include "model/trained_network.h"
 #include "query/examples.h"
 #include "query/source.h"
 
@@ -25,17 +27,45 @@
  */
 #define MOST_ENTITY_ROWS 4096
 
+/* The name of the feature that the entity itself is to the arm `id`. */
+#define ENTITY_KEY_FEATURE "(entity key)"
+
+/*
+ * Which rows are for what.  Shares of an entity's rows are rounded up or down
+ * by chance, so that entities with few rows have their part in all of it; and
+ * chance is a hash of the key, so that it is the same every time.
+ */
+typedef struct RowSplit
+{
+	double		cold;			/* share of entities that are left out */
+	double		test;			/* share of an entity's rows, the newest, that
+								 * nothing learns from */
+	double		validation;		/* share of its other rows, the newest, that
+								 * only validate, or */
+	bool		all_train;		/* which train too, though no encoder is
+								 * fitted to them */
+} RowSplit;
+
+/*
+ * Fewer entities than this are too few to leave some out.
+ */
+#define FEWEST_ENTITIES_TO_LEAVE_OUT 100
+
 typedef struct TrainingRows
 {
 	const ModelOptions *options;
+	RowSplit	split;			/* as it was done: cold may have become 0 */
 	Source		source;
-	Encoder    *interaction;	/* fitted, their vectors zero */
-	Encoder    *entity;
+	Encoder		interaction;	/* fitted, without tables; with_id adds the
+								 * entity itself as the last feature */
+	Encoder		entity;
+	bool		with_id;
 	bool	   *saw_null;		/* per feature, whether a training row had it */
 	bool	   *meta_saw_null;
 	ExampleStore *store;
 
-	int64		entities;
+	int64		entities;		/* that train */
+	int64		left_out;		/* entities */
 	int64		training_rows;
 	int64		validation_rows;
 	int64		positives;		/* training rows labelled over 0.5 */
@@ -43,16 +73,66 @@ typedef struct TrainingRows
 
 	ColumnReader *readers;		/* features */
 	ColumnReader *meta_readers;
+	KeyReader	key_reader;
 	MemoryContext row_context;	/* reset between fetches */
 } TrainingRows;
 
 /*
- * Reads a model's declared rows and fits the encoders to them.  With SPI
- * connected.  Errors name what cannot be trained on.
+ * Reads a model's declared rows and fits encoders to them.  With SPI
+ * connected.  Errors name what cannot be trained on; with `check` it is said
+ * how many rows are none.
  */
 extern void TrainingRowsRead(TrainingRows *training, const Model *model,
 							 const ModelOptions *options,
-							 Encoder *interaction, Encoder *entity);
+							 const RowSplit *split, bool with_id, bool check);
+
+/*
+ * Prepares to read rows with the encoders of a network, into an empty store.
+ */
+extern void TrainingRowsInit(TrainingRows *training, const Model *model,
+							 const ModelOptions *options,
+							 const TrainedNetwork *trained,
+							 const RowSplit *split);
+
+/* A row of a query, among those of its entity that count. */
+typedef struct ScannedRow
+{
+	Datum	   *values;
+	bool	   *isnull;
+	int			key_at;			/* index of the first key column */
+	int			features_at;	/* of the first feature */
+	int			extra_at;		/* of what the query adds at the end */
+	bool		first;			/* of its entity */
+	int			number;			/* from 0 */
+	ExampleParts parts;
+	Interaction interaction;
+} ScannedRow;
+
+typedef void (*RowCallback) (TrainingRows *training, const ScannedRow *row,
+							 void *state);
+
+/* Which of the rows of an entity are read. */
+typedef enum ScanEntities
+{
+	SCAN_ALL,					/* of any entity */
+	SCAN_TRAINING,				/* but those that the split leaves out */
+	SCAN_LEFT_OUT				/* of those alone */
+} ScanEntities;
+
+/*
+ * Reads the rows of a query by SourceRowsQuery in its order, and parts each
+ * entity's as the split says, or before those that are tested where the query
+ * knows.
+ */
+extern void TrainingRowsScan(TrainingRows *training, const char *sql,
+							 bool tested, ScanEntities which,
+							 RowCallback callback, void *state);
+
+/* The codes of a row, and of its entity, as the encoders have it. */
+extern void ReadInteractionCodes(TrainingRows *training, const ScannedRow *row,
+								 FeatureCode *codes);
+extern void ReadEntityCodes(TrainingRows *training, const ScannedRow *row,
+							FeatureCode *codes);
 
 /* How a message names entity e of the store: reads the rows once more. */
 extern char *TrainingRowsEntity(TrainingRows *training, int e);

@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 #include "model/catalog.h"
 #include "model/entity_key.h"
+#include "model/network_cache.h"
 #include "model/trained_network.h"
 #include "query/version.h"
 #include "utils/builtins.h"
@@ -48,12 +49,13 @@ CreatePartition(const Model *model, int version)
 }
 
 int
-AddVersion(const Model *model, const VersionRecord *record)
+AddVersion(const Model *model, const VersionRecord *record, bool deploy)
 {
 	int			version = CatalogInsertVersion(model, record);
 
 	CreatePartition(model, version);
-	CatalogDeploy(model, version, true);
+	if (deploy)
+		CatalogDeploy(model, version, true);
 	return version;
 }
 
@@ -136,6 +138,8 @@ limaml_deploy(PG_FUNCTION_ARGS)
 	version = CatalogVersion(model, PG_ARGISNULL(1) ? -1 :
 							 VersionArgument(model, PG_GETARG_INT32(1)),
 							 false)->number;
+	(void) CachedNetwork(model, CatalogVersion(model, version, false), false,
+						 CurrentMemoryContext);
 	EnterOwner(&scope, model);
 	if (model->deployed != 0 && model->deployed != version && !force)
 	{
@@ -258,14 +262,14 @@ limaml_export(PG_FUNCTION_ARGS)
 
 /* A network of this model reads the model's own features. */
 static void
-CheckFeatures(const Model *model, const Encoder *encoder,
+CheckFeatures(const Model *model, const Encoder *encoder, int count,
 			  int declared, char **names, const char *what)
 {
-	if (encoder->count != declared)
+	if (count != declared)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),
 				 errmsg("network reads %d %s, and model \"%s\" declares %d",
-						encoder->count, what, model->name, declared)));
+						count, what, model->name, declared)));
 	for (int f = 0; f < declared; f++)
 	{
 		const char *name = encoder->features[f].name;
@@ -310,9 +314,9 @@ limaml_import(PG_FUNCTION_ARGS)
 				 DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
 													CStringGetDatum(trained->options))),
 				 OPTIONS_OF_MODEL);
-	CheckFeatures(model, &trained->interaction,
+	CheckFeatures(model, &trained->interaction, CandidateFeatures(trained),
 				  model->features, model->feature, "features");
-	CheckFeatures(model, &trained->entity,
+	CheckFeatures(model, &trained->entity, trained->entity.count,
 				  model->meta_features, model->meta_feature, "meta features");
 	width = CatalogCheckEmbeddings(model,
 								   MetaEmbeddingType());
@@ -330,7 +334,8 @@ limaml_import(PG_FUNCTION_ARGS)
 	record.train_loss = record.validation_loss = get_float8_nan();
 	record.validation_auc = record.baseline_auc = get_float8_nan();
 	EnterOwner(&scope, model);
-	version = AddVersion(model, &record);
+	version = AddVersion(model, &record,
+						 !KEEPS_NETWORKS(trained->personalization));
 	LeaveRights(&scope);
 	SPI_finish();
 	PG_RETURN_INT32(version);

@@ -116,7 +116,7 @@ RESET enable_hashjoin;
 
 CREATE TABLE tried AS
 SELECT options, try_train('taste', options::jsonb) AS digest FROM unnest(ARRAY[
-	'{}', '{"activation": "gelu"}', '{"activation": "relu"}', '{"adapts": "embedding"}', '{"order": 1}', '{"loss": "squared"}',
+	'{}', '{"activation": "gelu"}', '{"activation": "relu"}', '{"adapts": "meta_block"}', '{"order": 1}', '{"loss": "squared"}',
 	'{"personalization": "none"}', '{"inner_weighting": "mean"}', '{"inner_weighting": "damped"}', '{"inner_weighting": "sqrt_damped"}',
 	'{"support_split": "prefix"}', '{"support_split": "mixed"}', '{"support_split": "fixed"}', '{"support_split": "fixed", "support_fraction": 0.2}',
 	'{"learn_inner_rate": true}', '{"inner_rate": 0.1}', '{"inner_rate": 0}', '{"inner_steps": 0}', '{"inner_steps": 1}', '{"recency": null}', '{"recency": 5}',
