@@ -774,3 +774,354 @@ CREATE VIEW limaml.freshness AS SELECT * FROM limaml.freshness_of_models();
 COMMENT ON VIEW limaml.freshness IS 'how up to date the embeddings of your models are';
 
 GRANT SELECT ON limaml.freshness TO PUBLIC;
+
+/* ---------------------------------------------------------------------- *
+ * Metrics: aggregates over scores and labels
+ *
+ * Their transition functions take NULLs, since a state of type internal has
+ * no value to start from; rows with one are left out.  The final functions
+ * leave the state as it was, but for its being sorted, so that aggregates over
+ * the same arguments share one and all are window functions, too.  COST is what
+ * was measured with a row's share of sorting a million of them.  SSPACE is the
+ * state of a ranking of 20 rows.
+ * ---------------------------------------------------------------------- */
+
+CREATE FUNCTION limaml_metric_accum(internal, double precision, boolean) RETURNS internal
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 50;
+
+CREATE FUNCTION limaml_metric_accum(internal, double precision, double precision) RETURNS internal
+	AS 'MODULE_PATHNAME', 'limaml_metric_accum_number' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 50;
+
+CREATE FUNCTION limaml_metric_accum_group(internal, double precision, boolean, anyelement) RETURNS internal
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 50;
+
+CREATE FUNCTION limaml_metric_accum_group(internal, double precision, double precision, anyelement) RETURNS internal
+	AS 'MODULE_PATHNAME', 'limaml_metric_accum_group_number' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 50;
+
+CREATE FUNCTION limaml_metric_accum_first(internal, double precision, boolean) RETURNS internal
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 50;
+
+CREATE FUNCTION limaml_metric_accum_first(internal, double precision, double precision) RETURNS internal
+	AS 'MODULE_PATHNAME', 'limaml_metric_accum_first_number' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 50;
+
+CREATE FUNCTION limaml_metric_accum_top(internal, double precision, boolean, integer) RETURNS internal
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 50;
+
+CREATE FUNCTION limaml_metric_accum_top(internal, double precision, double precision, integer) RETURNS internal
+	AS 'MODULE_PATHNAME', 'limaml_metric_accum_top_number' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 50;
+
+CREATE FUNCTION limaml_metric_accum_graded(internal, double precision, double precision, integer) RETURNS internal
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 50;
+
+CREATE FUNCTION limaml_metric_combine(internal, internal) RETURNS internal
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 1000;
+
+CREATE FUNCTION limaml_metric_serialize(internal) RETURNS bytea
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 1000;
+
+CREATE FUNCTION limaml_metric_deserialize(bytea, internal) RETURNS internal
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10;
+
+CREATE FUNCTION limaml_auc_final(internal) RETURNS double precision
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100;
+
+CREATE FUNCTION limaml_gauc_final(internal) RETURNS double precision
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100;
+
+CREATE FUNCTION limaml_mean_auc_final(internal) RETURNS double precision
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100;
+
+CREATE FUNCTION limaml_calibration_error_final(internal) RETURNS double precision
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100;
+
+CREATE FUNCTION limaml_ndcg_final(internal) RETURNS double precision
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100;
+
+CREATE FUNCTION limaml_mrr_final(internal) RETURNS double precision
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100;
+
+CREATE FUNCTION limaml_hit_rate_final(internal) RETURNS double precision
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100;
+
+CREATE FUNCTION limaml_precision_final(internal) RETURNS double precision
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100;
+
+CREATE FUNCTION limaml_recall_final(internal) RETURNS double precision
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100;
+
+CREATE FUNCTION limaml_log_loss_accum(bigint[], double precision, boolean) RETURNS bigint[]
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20;
+
+CREATE FUNCTION limaml_log_loss_accum(bigint[], double precision, double precision) RETURNS bigint[]
+	AS 'MODULE_PATHNAME', 'limaml_log_loss_accum_number' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20;
+
+CREATE FUNCTION limaml_log_loss_combine(bigint[], bigint[]) RETURNS bigint[]
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 5;
+
+CREATE FUNCTION limaml_log_loss_final(bigint[]) RETURNS double precision
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 5;
+
+COMMENT ON FUNCTION limaml_metric_accum(internal, double precision, boolean) IS 'aggregate transition function';
+COMMENT ON FUNCTION limaml_metric_accum(internal, double precision, double precision) IS 'aggregate transition function';
+COMMENT ON FUNCTION limaml_metric_accum_group(internal, double precision, boolean, anyelement) IS 'aggregate transition function';
+COMMENT ON FUNCTION limaml_metric_accum_group(internal, double precision, double precision, anyelement) IS 'aggregate transition function';
+COMMENT ON FUNCTION limaml_metric_accum_first(internal, double precision, boolean) IS 'aggregate transition function';
+COMMENT ON FUNCTION limaml_metric_accum_first(internal, double precision, double precision) IS 'aggregate transition function';
+COMMENT ON FUNCTION limaml_metric_accum_top(internal, double precision, boolean, integer) IS 'aggregate transition function';
+COMMENT ON FUNCTION limaml_metric_accum_top(internal, double precision, double precision, integer) IS 'aggregate transition function';
+COMMENT ON FUNCTION limaml_metric_accum_graded(internal, double precision, double precision, integer) IS 'aggregate transition function';
+COMMENT ON FUNCTION limaml_metric_combine(internal, internal) IS 'aggregate combine function';
+COMMENT ON FUNCTION limaml_metric_serialize(internal) IS 'aggregate serialization function';
+COMMENT ON FUNCTION limaml_metric_deserialize(bytea, internal) IS 'aggregate deserialization function';
+COMMENT ON FUNCTION limaml_auc_final(internal) IS 'aggregate final function';
+COMMENT ON FUNCTION limaml_gauc_final(internal) IS 'aggregate final function';
+COMMENT ON FUNCTION limaml_mean_auc_final(internal) IS 'aggregate final function';
+COMMENT ON FUNCTION limaml_calibration_error_final(internal) IS 'aggregate final function';
+COMMENT ON FUNCTION limaml_ndcg_final(internal) IS 'aggregate final function';
+COMMENT ON FUNCTION limaml_mrr_final(internal) IS 'aggregate final function';
+COMMENT ON FUNCTION limaml_hit_rate_final(internal) IS 'aggregate final function';
+COMMENT ON FUNCTION limaml_precision_final(internal) IS 'aggregate final function';
+COMMENT ON FUNCTION limaml_recall_final(internal) IS 'aggregate final function';
+COMMENT ON FUNCTION limaml_log_loss_accum(bigint[], double precision, boolean) IS 'aggregate transition function';
+COMMENT ON FUNCTION limaml_log_loss_accum(bigint[], double precision, double precision) IS 'aggregate transition function';
+COMMENT ON FUNCTION limaml_log_loss_combine(bigint[], bigint[]) IS 'aggregate combine function';
+COMMENT ON FUNCTION limaml_log_loss_final(bigint[]) IS 'aggregate final function';
+
+CREATE AGGREGATE limaml_auc(score double precision, label boolean) (
+	SFUNC = limaml_metric_accum,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_auc_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_auc(score double precision, label double precision) (
+	SFUNC = limaml_metric_accum,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_auc_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_gauc(score double precision, label boolean, "group" anyelement) (
+	SFUNC = limaml_metric_accum_group,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_gauc_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_gauc(score double precision, label double precision, "group" anyelement) (
+	SFUNC = limaml_metric_accum_group,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_gauc_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_mean_auc(score double precision, label boolean, "group" anyelement) (
+	SFUNC = limaml_metric_accum_group,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_mean_auc_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_mean_auc(score double precision, label double precision, "group" anyelement) (
+	SFUNC = limaml_metric_accum_group,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_mean_auc_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_log_loss(score double precision, label boolean) (
+	SFUNC = limaml_log_loss_accum,
+	STYPE = bigint[],
+	SSPACE = 56,
+	COMBINEFUNC = limaml_log_loss_combine,
+	FINALFUNC = limaml_log_loss_final,
+	INITCOND = '{0,0,0,0}',
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_log_loss(score double precision, label double precision) (
+	SFUNC = limaml_log_loss_accum,
+	STYPE = bigint[],
+	SSPACE = 56,
+	COMBINEFUNC = limaml_log_loss_combine,
+	FINALFUNC = limaml_log_loss_final,
+	INITCOND = '{0,0,0,0}',
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_calibration_error(score double precision, label boolean) (
+	SFUNC = limaml_metric_accum,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_calibration_error_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_calibration_error(score double precision, label double precision) (
+	SFUNC = limaml_metric_accum,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_calibration_error_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_ndcg(score double precision, relevance boolean, k integer) (
+	SFUNC = limaml_metric_accum_top,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_ndcg_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_ndcg(score double precision, relevance double precision, k integer) (
+	SFUNC = limaml_metric_accum_graded,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_ndcg_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_mrr(score double precision, label boolean) (
+	SFUNC = limaml_metric_accum_first,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_mrr_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_mrr(score double precision, label double precision) (
+	SFUNC = limaml_metric_accum_first,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_mrr_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_hit_rate(score double precision, label boolean, k integer) (
+	SFUNC = limaml_metric_accum_top,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_hit_rate_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_hit_rate(score double precision, label double precision, k integer) (
+	SFUNC = limaml_metric_accum_top,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_hit_rate_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_precision(score double precision, label boolean, k integer) (
+	SFUNC = limaml_metric_accum_top,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_precision_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_precision(score double precision, label double precision, k integer) (
+	SFUNC = limaml_metric_accum_top,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_precision_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_recall(score double precision, label boolean, k integer) (
+	SFUNC = limaml_metric_accum_top,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_recall_final,
+	PARALLEL = SAFE
+);
+
+CREATE AGGREGATE limaml_recall(score double precision, label double precision, k integer) (
+	SFUNC = limaml_metric_accum_top,
+	STYPE = internal,
+	SSPACE = 672,
+	COMBINEFUNC = limaml_metric_combine,
+	SERIALFUNC = limaml_metric_serialize,
+	DESERIALFUNC = limaml_metric_deserialize,
+	FINALFUNC = limaml_recall_final,
+	PARALLEL = SAFE
+);
+
+COMMENT ON AGGREGATE limaml_auc(double precision, boolean) IS 'area under the ROC curve: the chance that a positive row scores above a negative one, ties counting half';
+COMMENT ON AGGREGATE limaml_auc(double precision, double precision) IS 'area under the ROC curve: the chance that a positive row scores above a negative one, ties counting half';
+COMMENT ON AGGREGATE limaml_gauc(double precision, boolean, anyelement) IS 'mean of the groups'' AUC, weighted by their rows; groups of one class are left out';
+COMMENT ON AGGREGATE limaml_gauc(double precision, double precision, anyelement) IS 'mean of the groups'' AUC, weighted by their rows; groups of one class are left out';
+COMMENT ON AGGREGATE limaml_mean_auc(double precision, boolean, anyelement) IS 'mean of the groups'' AUC; groups of one class are left out';
+COMMENT ON AGGREGATE limaml_mean_auc(double precision, double precision, anyelement) IS 'mean of the groups'' AUC; groups of one class are left out';
+COMMENT ON AGGREGATE limaml_log_loss(double precision, boolean) IS 'mean log loss of probabilities, in nats';
+COMMENT ON AGGREGATE limaml_log_loss(double precision, double precision) IS 'mean log loss of probabilities, in nats';
+COMMENT ON AGGREGATE limaml_calibration_error(double precision, boolean) IS 'expected calibration error of probabilities, over ten bins of equally many rows';
+COMMENT ON AGGREGATE limaml_calibration_error(double precision, double precision) IS 'expected calibration error of probabilities, over ten bins of equally many rows';
+COMMENT ON AGGREGATE limaml_ndcg(double precision, boolean, integer) IS 'normalised discounted cumulative gain of the first k rows of a ranking';
+COMMENT ON AGGREGATE limaml_ndcg(double precision, double precision, integer) IS 'normalised discounted cumulative gain of the first k rows of a ranking';
+COMMENT ON AGGREGATE limaml_mrr(double precision, boolean) IS 'reciprocal rank of the first positive row of a ranking';
+COMMENT ON AGGREGATE limaml_mrr(double precision, double precision) IS 'reciprocal rank of the first positive row of a ranking';
+COMMENT ON AGGREGATE limaml_hit_rate(double precision, boolean, integer) IS 'whether a positive row is among the first k of a ranking';
+COMMENT ON AGGREGATE limaml_hit_rate(double precision, double precision, integer) IS 'whether a positive row is among the first k of a ranking';
+COMMENT ON AGGREGATE limaml_precision(double precision, boolean, integer) IS 'share of positive rows among the first k of a ranking';
+COMMENT ON AGGREGATE limaml_precision(double precision, double precision, integer) IS 'share of positive rows among the first k of a ranking';
+COMMENT ON AGGREGATE limaml_recall(double precision, boolean, integer) IS 'share of the positive rows that are among the first k of a ranking';
+COMMENT ON AGGREGATE limaml_recall(double precision, double precision, integer) IS 'share of the positive rows that are among the first k of a ranking';
