@@ -530,8 +530,9 @@ NumberStatisticsFeature(const NumberStatistics *statistics, Feature *feature)
 		statistics->squares / statistics->count : 0;
 
 	feature->mean = statistics->mean;
-	feature->missing_flag = statistics->missing > 0;
 
 	/* a constant tells rows apart only by being there or not */
 	feature->sd = variance > 0 ? sqrt(variance) : 1;
+	feature->missing_flag = statistics->missing > 0 && statistics->count > 0;
+	feature->inert = variance == 0;
 }

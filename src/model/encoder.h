@@ -76,6 +76,8 @@ typedef struct Feature
 	float	   *vectors;		/* VocabularyRows x size */
 	float	   *wide;			/* VocabularyRows, or NULL for an entity's */
 
+	bool		inert;			/* in training: all values there are are one */
+
 	int			at;				/* where in the encoding it begins */
 	int			width;			/* numbers there */
 } Feature;

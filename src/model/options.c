@@ -402,10 +402,12 @@ OptionsFinish(ModelOptions *options)
 	if (options->personalization == PERSONALIZATION_FIRST_ORDER)
 		options->order = 1;
 
-	/* numbers of the embedding itself bear longer steps than weights */
+	/* the more numbers adapt the shorter are the steps that they bear */
 	if (options->inner_rate == UNSET)
-		options->inner_rate = KEEPS_NETWORKS(options->personalization) ? 0.1 :
-			options->adapts == ADAPTS_EMBEDDING ? 5 : 0.5;
+		options->inner_rate =
+			options->personalization == PERSONALIZATION_FULL ? 0.05 :
+			options->personalization == PERSONALIZATION_HEAD ? 0.1 :
+			options->adapts == ADAPTS_META_BLOCK ? 0.5 : 5;
 
 	/*
 	 * A vector that is looked up learns nothing from the factor part, and wants

@@ -310,6 +310,15 @@ CompareCounted(const void *a, const void *b)
 	return order != 0 ? order : x->value.length - y->value.length;
 }
 
+bool
+ValueCounterVaried(const ValueCounter *counter)
+{
+	int64		members = counter->is_integer ? counter->integers->members :
+		counter->texts->members;
+
+	return counter->forgot || members + (counter->saw_null ? 1 : 0) > 1;
+}
+
 void
 ValueCounterVocabulary(ValueCounter *counter, int min_count,
 					   Vocabulary *vocabulary)

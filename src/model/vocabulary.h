@@ -69,6 +69,9 @@ extern void ValueCounterAdd(ValueCounter *counter, const CategoryValue *value);
 /* Whether NULL was among the values. */
 extern bool ValueCounterSawNull(const ValueCounter *counter);
 
+/* Whether there were two different values, of which NULL may be one. */
+extern bool ValueCounterVaried(const ValueCounter *counter);
+
 /*
  * The vocabulary of all values counted at least min_count times, the most
  * frequent of them where there are more than ValueCounterCreate allowed.

@@ -264,8 +264,11 @@ PrepareLearning(Learner *learner)
 }
 
 /*
- * The first vectors of an encoder's tables.  Rows that no training row uses
- * begin, and so stay, at zero: a random vector would only be noise.
+ * What no row trains begins, and so stays, at zero: a random start would only
+ * be noise, or worse tell one class from the other by a value that only rows
+ * to come have.  Such are rows of a table that no training row uses, the whole
+ * table of a feature that does not vary, and the weights of a number that does
+ * not.
  */
 static void
 DrawTables(Encoder *encoder, const bool *saw_null, double scale,
@@ -275,13 +278,32 @@ DrawTables(Encoder *encoder, const bool *saw_null, double scale,
 	{
 		Feature    *feature = &encoder->features[f];
 
-		if (feature->kind != FEATURE_CATEGORY)
+		if (feature->kind != FEATURE_CATEGORY || feature->inert)
 			continue;
 		for (int row = 0; row <= feature->vocabulary.count; row++)
 			if (row != VOCABULARY_NULL_ROW || saw_null[f])
 				for (int i = 0; i < feature->size; i++)
 					feature->vectors[(Size) row * feature->size + i] =
 						scale * random_normal(random);
+	}
+}
+
+/* Columns of a weight that read inert numbers, the encoding being at `at`. */
+static void
+ClearInert(Learner *learner, int tensor, int at, const Encoder *encoder)
+{
+	TrainedNetwork *trained = learner->trained;
+	const NetworkTensor *weight = &trained->network.tensors[tensor];
+
+	for (int f = 0; f < encoder->count; f++)
+	{
+		const Feature *feature = &encoder->features[f];
+
+		if (feature->kind == FEATURE_NUMERIC && feature->inert)
+			for (int row = 0; row < weight->rows; row++)
+				trained->parameters[weight->offset +
+									(Size) row * weight->columns + at +
+									feature->at] = 0;
 	}
 }
 
@@ -300,6 +322,12 @@ DrawParameters(Learner *learner)
 			   META_VECTOR_SCALE, &random);
 	network_initialize(&trained->shape, options->inner_rate, &random,
 					   trained->parameters);
+	ClearInert(learner, META_WEIGHT(&trained->shape, 0), 0, &trained->entity);
+	ClearInert(learner, GLOBAL_WEIGHT(&trained->shape, 0),
+			   network_concatenated_size(&trained->shape),
+			   &trained->interaction);
+	ClearInert(learner, FACTOR_WEIGHT(&trained->shape), 0,
+			   &trained->interaction);
 	if (learner->rate_logs)
 		for (int l = 0; l < trained->shape.meta_layers; l++)
 			learner->rate_logs[l] = log(options->inner_rate);
@@ -528,7 +556,7 @@ ScatterGradient(const Encoder *encoder, const TableGradient *tables,
 		const Feature *feature = &encoder->features[f];
 		float	   *row;
 
-		if (feature->kind != FEATURE_CATEGORY)
+		if (feature->kind != FEATURE_CATEGORY || feature->inert)
 			continue;
 		row = tables[f].vectors + (Size) codes[f].row * feature->size;
 		for (int i = 0; i < feature->size; i++)

@@ -298,6 +298,7 @@ FinishStatistics(const ModelOptions *options, Encoder *encoder,
 		ValueCounterVocabulary(statistics[f].values, options->min_count,
 							   &feature->vocabulary);
 		saw_null[f] = ValueCounterSawNull(statistics[f].values);
+		feature->inert = !ValueCounterVaried(statistics[f].values);
 	}
 	return saw_null;
 }
