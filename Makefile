@@ -6,6 +6,7 @@
 #   make test                   everything, in a throw-away cluster
 #   make bench-quality DATA=../shared/data
 #   make bench-refresh [ENTITIES=50000]
+#   make docs-figures DATA=../shared/data
 #
 # demo, test and the benchmarks install the Debian packages that are missing
 # (tools/setup), so they start on a machine with nothing but make.
@@ -112,6 +113,12 @@ bench-quality:
 	@$(AGAIN) -s installed
 	@DATA="$(BENCH_DATA)" tools/cluster run test/bench/quality/run
 
+# What docs/evaluation.md shows: measured, drawn and written into it.
+docs-figures:
+	@tools/setup docs
+	@$(AGAIN) -s installed
+	@DATA="$(BENCH_DATA)" DATASETS="$(DATASETS)" SEEDS="$(SEEDS)" test/bench/evaluation/run
+
 # In a cluster of its own, whose processes it kills.
 bench-refresh:
 	@tools/setup bench
@@ -126,4 +133,4 @@ check-unit check-unit-sanitize:
 check-rooms:
 	tools/check-rooms
 
-.PHONY: all installed demo test bench-quality bench-refresh check-rooms check-unit check-unit-sanitize
+.PHONY: all installed demo test bench-quality bench-refresh docs-figures check-rooms check-unit check-unit-sanitize

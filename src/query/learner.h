@@ -66,9 +66,9 @@ extern double EpochGain(const ModelOptions *options,
 extern void LearnerFinish(Learner *learner);
 
 /*
- * A run of at most the options' epochs, which stops `patience` epochs after
- * the best; sets log->epochs to the one to keep: the last that is no worse
- * than the best, noise aside.  `say` tells after each how it stands.
+ * A run of at most the options' epochs; sets log->epochs to the one to keep:
+ * the last that is no worse than the best, noise aside.  `patience` epochs
+ * after that one it stops.  `say` tells after each how it stands.
  */
 extern void LearnEpochs(const ModelOptions *options, TrainedNetwork *trained,
 						TrainingRows *rows, bool say, TrainingLog *log);

@@ -2,7 +2,8 @@
 
 WITH arm AS (
   SELECT arm, avg(auc)::numeric AS auc, avg(mean_auc)::numeric AS mean_auc, avg(ll)::numeric AS ll
-  FROM metric
+  FROM (SELECT arm, auc, mean_auc, ll FROM metric
+        UNION ALL SELECT 'cold-' || arm, auc, NULL, ll FROM cold WHERE k = 20) m
   GROUP BY arm
 ), figure AS (
   SELECT arm || '-' || name AS name, value
@@ -28,11 +29,19 @@ WITH arm AS (
     ('ml-100k', 'limaml-over-damped-mean-auc',      '>',       0),
     ('ml-100k', 'limaml-over-damped-mean-mean-auc', '>',       0),
     ('ml-100k', 'limaml-over-damped-mean-ll',       '<',       0),
+    ('ml-100k', 'limaml-over-id-auc',               '>=',  0.006),
+    ('ml-100k', 'limaml-over-id-ll',                '<=', -0.018),
+    ('ml-100k', 'half-refreshed-over-half-auc',     '>=',  0.016),
+    ('ml-100k', 'half-refreshed-over-half-ll',      '<=', -0.030),
+    ('ml-100k', 'cold-limaml-over-cold-damped-mean-auc', '>=', 0.006),
+    ('ml-100k', 'cold-limaml-over-cold-damped-mean-ll',  '<=', -0.015),
     ('ml-100k', 'prior-over-none-ll',               '<=',   0.03),
     ('ml-100k', 'prior-over-constant-ll',           '<=',      0),
     ('ml-1m',   'limaml-auc',                       '>=',  0.811),
     ('ml-1m',   'limaml-mean-auc',                  '>=',  0.714),
     ('ml-1m',   'limaml-ll',                        '<=',  0.528),
+    ('ml-1m',   'limaml-over-id-auc',               '>=',  0.005),
+    ('ml-1m',   'limaml-over-id-ll',                '<=', -0.015),
     ('ml-1m',   'limaml-f0-auc',                    '>=',  0.800)
 )
 SELECT format('gate %s %s %s%s %s', name, value, relation, round(bound, 4),

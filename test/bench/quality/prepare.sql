@@ -2,82 +2,104 @@
 
 CREATE EXTENSION limaml;
 
--- Each member's rows in time order: the first 80 % train and adapt, the rest
--- test.  The split is not the model's business, so the training rows are a
--- view of their own.  Times tie often: the order of the file decides, since
--- that of the item ids would leave the rarer films to the test.
+-- Each member's rows in time order.  Times tie often: the order of the file
+-- decides, since that of the item ids would leave the rarer films to the test.
 CREATE TABLE interaction AS
 SELECT member_id, item_id, rating >= 4 AS liked, to_timestamp(rated_at) AS rated_at,
-       row_number() OVER (PARTITION BY member_id ORDER BY rated_at, line)
-         > floor(0.8 * count(*) OVER (PARTITION BY member_id)) AS held_out
+       row_number() OVER (PARTITION BY member_id ORDER BY rated_at, line) AS position,
+       count(*) OVER (PARTITION BY member_id) AS rows
 FROM rating
 ORDER BY member_id, rated_at, line;
 
 CREATE INDEX ON interaction (member_id, rated_at);
 
+-- What a model knows: a share of each member's rows, the first ones, and of
+-- five parts of the members all but one, or all.
+CREATE TABLE stage (known numeric, cold int);
+
+INSERT INTO stage VALUES (0.8, NULL);
+
+-- The split is not the model's business, so the rows it knows are a view.
 CREATE VIEW train AS
 SELECT i.member_id, i.liked, i.rated_at, f.*
-FROM interaction i JOIN film f USING (item_id)
-WHERE NOT i.held_out;
+FROM stage, interaction i JOIN film f USING (item_id)
+WHERE i.position <= floor(stage.known * i.rows)
+AND (stage.cold IS NULL OR i.member_id % 5 <> stage.cold);
 
 CREATE VIEW test AS
-SELECT * FROM interaction WHERE held_out;
+SELECT * FROM interaction WHERE position > floor(0.8 * rows);
+
+-- The first fifty rows of members that no model knows and who have thirty.
+CREATE VIEW cold_row AS
+SELECT i.member_id, i.liked, i.rated_at, i.position, f.*
+FROM stage, interaction i JOIN film f USING (item_id)
+WHERE i.member_id % 5 = stage.cold AND i.rows >= 30 AND i.position <= 50;
 
 ANALYZE;
+
+CREATE FUNCTION create_model(model text, options jsonb) RETURNS void LANGUAGE sql
+BEGIN ATOMIC
+SELECT limaml_create_model(
+  model         => model,
+  interactions  => 'train',
+  entity_key    => '{member_id}',
+  label         => 'liked',
+  event_time    => 'rated_at',
+  features      => ARRAY['item_id:category', 'year'] || (
+    SELECT array_agg(attname::text ORDER BY attnum)       -- the genres
+    FROM pg_attribute
+    WHERE attrelid = 'film'::regclass AND atttypid = 'boolean'::regtype),
+  entities      => 'member',
+  meta_features => '{age, gender, occupation}',
+  options       => options);
+END;
 
 CREATE TABLE scored (arm text, seed int, member_id int, liked boolean, score double precision);
 
 -- The damped mean: the item's deviation from the overall mean, then the
--- member's from what is left, each over its count plus 5.  A sum of means is no
--- probability at its ends: clipped, for the log loss.
-INSERT INTO scored
+-- member's from what is left, each over its count plus 5.
+CREATE VIEW item_mean AS
 WITH overall AS (
   SELECT avg(liked::int) AS mean FROM train
-), item AS (
-  SELECT item_id, sum(liked::int - mean) / (count(*) + 5) AS deviation
-  FROM train, overall
-  GROUP BY item_id
-), member AS (
+)
+SELECT item_id, mean, sum(liked::int - mean) / (count(*) + 5) AS deviation
+FROM train, overall
+GROUP BY item_id, mean;
+
+-- A sum of means is no probability at its ends: clipped, for the log loss.
+CREATE FUNCTION probability(mean numeric) RETURNS double precision IMMUTABLE LANGUAGE sql
+RETURN least(greatest(mean, 0.02), 0.98);
+
+INSERT INTO scored
+WITH member AS (
   SELECT member_id, sum(liked::int - mean - deviation) / (count(*) + 5) AS deviation
-  FROM train JOIN item USING (item_id), overall
+  FROM train JOIN item_mean USING (item_id)
   GROUP BY member_id
 )
 SELECT 'damped-mean', NULL, member_id, liked,
-       least(greatest(mean + coalesce(item.deviation, 0) + coalesce(member.deviation, 0), 0.02), 0.98)
-FROM overall, test LEFT JOIN item USING (item_id) LEFT JOIN member USING (member_id);
+       probability((SELECT max(mean) FROM item_mean) + coalesce(i.deviation, 0) + coalesce(member.deviation, 0))
+FROM test LEFT JOIN item_mean i USING (item_id) LEFT JOIN member USING (member_id);
 
 -- The best constant there is, which knows the test rows' own rate.
 INSERT INTO scored
 SELECT 'constant', NULL, member_id, liked, (SELECT avg(liked::int) FROM test)
 FROM test;
 
--- The area under the ROC curve by the ranks of the positives (Mann-Whitney).
-CREATE FUNCTION auc(rank_sum numeric, positives bigint, n bigint) RETURNS numeric
-IMMUTABLE LANGUAGE sql
-RETURN (rank_sum - positives * (positives + 1) / 2.0) / nullif(positives * (n - positives), 0);
+-- Figures of arms that limaml_evaluate has scored.
+CREATE TABLE evaluated (arm text, seed int, metric text, value double precision);
 
 CREATE VIEW metric AS
-WITH ranked AS (
-  -- Equal scores share the mean of their ranks: a tie counts half.
-  SELECT *,
-         rank() OVER by_score + (count(*) OVER ties - 1) / 2.0 AS rank,
-         rank() OVER member_by_score + (count(*) OVER member_ties - 1) / 2.0 AS member_rank,
-         -ln(least(greatest(CASE WHEN liked THEN score ELSE 1 - score END, 1e-7), 1)) AS loss
-  FROM scored
-  WINDOW by_score AS (PARTITION BY arm, seed ORDER BY score),
-         ties AS (PARTITION BY arm, seed, score),
-         member_by_score AS (PARTITION BY arm, seed, member_id ORDER BY score),
-         member_ties AS (PARTITION BY arm, seed, member_id, score)
-), by_member AS (
-  SELECT arm, seed,
-         -- NULL, and so not in the mean, for a member of one class only
-         auc(sum(member_rank) FILTER (WHERE liked), count(*) FILTER (WHERE liked), count(*)) AS auc
-  FROM ranked
-  GROUP BY arm, seed, member_id
-)
-SELECT overall.arm, overall.seed, auc, mean_auc, ll
-FROM (SELECT arm, seed, avg(loss) AS ll,
-             auc(sum(rank) FILTER (WHERE liked), count(*) FILTER (WHERE liked), count(*)) AS auc
-      FROM ranked GROUP BY arm, seed) overall
-JOIN (SELECT arm, seed, avg(auc) AS mean_auc FROM by_member GROUP BY arm, seed) m
-  ON m.arm = overall.arm AND m.seed IS NOT DISTINCT FROM overall.seed;
+SELECT arm, seed,
+       limaml_auc(score, liked) AS auc,
+       limaml_mean_auc(score, liked, member_id) AS mean_auc,
+       limaml_log_loss(least(greatest(score, 1e-7), 1 - 1e-7), liked) AS ll
+FROM scored
+GROUP BY arm, seed
+UNION ALL
+SELECT arm, seed, max(value) FILTER (WHERE metric = 'auc'), max(value) FILTER (WHERE metric = 'mean_auc'),
+       max(value) FILTER (WHERE metric = 'log_loss')
+FROM evaluated
+GROUP BY arm, seed;
+
+-- Unknown members after their first k rows, one split of the members per seed.
+CREATE TABLE cold (arm text, seed int, k int, auc double precision, ll double precision);
