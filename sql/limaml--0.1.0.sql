@@ -333,7 +333,9 @@ CREATE TABLE limaml.stored_version (
 );
 
 /* uncompressed, so that a slice of it is read without the rest */
-ALTER TABLE limaml.stored_version ALTER COLUMN network SET STORAGE EXTERNAL;
+ALTER TABLE limaml.stored_version
+	ALTER COLUMN network SET STORAGE EXTERNAL,
+	ALTER COLUMN validation_network SET STORAGE EXTERNAL;
 
 CREATE TABLE limaml.stored_training_log (
 	model_id bigint NOT NULL,

@@ -61,7 +61,7 @@ optimizer_step(Optimizer *optimizer, int groups, ParameterGroup *group)
 		ParameterGroup *p = &group[g];
 		double		decay = p->total_decay /
 			(optimizer->learning_rate * average_share * optimizer->steps);
-		real		keep = 1 - rate * decay;
+		real		keep = rate * decay < 1 ? 1 - rate * decay : 0;
 
 		for (size_t i = 0; i < p->n; i++)
 		{

@@ -235,7 +235,7 @@ CatalogValidationNetwork(const Model *model, int version)
 	ExecuteAsCatalog("SELECT validation_network FROM limaml.stored_version "
 					 "WHERE model_id OPERATOR(pg_catalog.=) $1 "
 					 "AND version OPERATOR(pg_catalog.=) $2",
-					 &parameters, true, SPI_OK_SELECT);
+					 &parameters, false, SPI_OK_SELECT);
 	MemoryContextSwitchTo(caller);
 	if (SPI_processed == 0)
 		return NULL;

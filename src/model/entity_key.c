@@ -302,26 +302,53 @@ KeyText(const EntityKey *key, const Datum *values)
 void
 KeyReaderInit(KeyReader *reader, const EntityKey *key)
 {
-	Oid			type = key->columns[0].type;
-
-	memset(reader, 0, sizeof(*reader));
 	reader->key = key;
-	reader->is_integer = key->count == 1 && CategoryIsInteger(type);
-	reader->by_column = key->count == 1 &&
-		CategoryReaderInit(&reader->column, reader->is_integer, type);
+	reader->is_integer = key->count == 1 &&
+		CategoryIsInteger(key->columns[0].type);
+	reader->columns = palloc0(sizeof(ColumnReader) * key->count);
+	for (int k = 0; k < key->count; k++)
+		if (!CategoryReaderInit(&reader->columns[k], reader->is_integer,
+								key->columns[k].type))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("key column \"%s\" of type %s cannot be a category",
+							key->columns[k].name,
+							format_type_be(key->columns[k].type)),
+					 errdetail("The option \"personalization\" is \"id\".")));
+}
+
+void
+KeyReaderCheck(const KeyReader *reader, const Vocabulary *vocabulary)
+{
+	if (reader->is_integer != vocabulary->is_integer)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("the network knows entities by %s keys, and the model's are %s",
+						vocabulary->is_integer ? "integer" : "text",
+						reader->is_integer ? "integers" : "not")));
 }
 
 void
 ReadKey(KeyReader *reader, const Datum *values, CategoryValue *value)
 {
-	char	   *text;
+	StringInfoData text;
 
-	if (reader->by_column)
+	if (reader->key->count == 1)
 	{
-		ReadCategory(&reader->column, reader->is_integer, values[0], false,
+		ReadCategory(&reader->columns[0], reader->is_integer, values[0], false,
 					 value);
 		return;
 	}
-	text = KeyText(reader->key, values);
-	*value = (CategoryValue) {.text = text,.length = strlen(text)};
+
+	/* with their lengths, no two keys make the same text */
+	initStringInfo(&text);
+	for (int k = 0; k < reader->key->count; k++)
+	{
+		CategoryValue part;
+
+		ReadCategory(&reader->columns[k], false, values[k], false, &part);
+		appendStringInfo(&text, "%d:", part.length);
+		appendBinaryStringInfo(&text, part.text, part.length);
+	}
+	*value = (CategoryValue) {.text = text.data,.length = text.len};
 }

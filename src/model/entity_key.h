@@ -90,11 +90,15 @@ typedef struct KeyReader
 {
 	const EntityKey *key;
 	bool		is_integer;		/* the values are */
-	bool		by_column;		/* of the only key column, or else by text */
-	ColumnReader column;
+	ColumnReader *columns;
 } KeyReader;
 
+/* An error where a key column is of no type that a category may have. */
 extern void KeyReaderInit(KeyReader *reader, const EntityKey *key);
+
+/* An error unless a category that was trained holds such values. */
+extern void KeyReaderCheck(const KeyReader *reader,
+						   const Vocabulary *vocabulary);
 extern void ReadKey(KeyReader *reader, const Datum *values,
 					CategoryValue *value);
 

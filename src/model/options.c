@@ -73,22 +73,19 @@ typedef struct OptionSpec
 #define WIDTHS(name) \
 	{FIELD(name), OPTION_WIDTHS, AT(name), 1, 4096, 0, NULL, false, false, false}
 
-/* An option that is not given is what suits the others: see OptionsFinish. */
-#define UNSET (-1)
-
 /* Defaults are those that ranked best on real ratings; see CHANGELOG. */
 static const OptionSpec option_specs[] = {
 	CHOICE(personalization, personalization_labels, PERSONALIZATION_LIMAML),
 	CHOICE(loss, loss_labels, LOSS_BINARY),
 	{"embedding_size", OPTION_INTEGER, AT(embedding_size), 1, 4096, 32,
 	NULL, false, true, false},
-	INTEGER(factor_size, 0, 4096, UNSET),
+	INTEGER(factor_size, 0, 4096, OPTION_UNSET),
 	WIDTHS(meta_hidden),
 	WIDTHS(global_hidden),
 	CHOICE(activation, activation_labels, ACTIVATION_TANH),
 	CHOICE(adapts, adapts_labels, ADAPTS_EMBEDDING),
 	INTEGER(inner_steps, 0, NETWORK_MAX_STEPS, 5),
-	NUMBER(inner_rate, 0, 1e9, UNSET),
+	NUMBER(inner_rate, 0, 1e9, OPTION_UNSET),
 	BOOLEAN(learn_inner_rate, false),
 	INTEGER(order, 1, 2, 2),
 	CHOICE(inner_weighting, inner_weighting_labels, WEIGHTING_SQRT),
@@ -106,10 +103,10 @@ static const OptionSpec option_specs[] = {
 	INTEGER(max_categories, 1, 10000000, 100000),
 	INTEGER(epochs, 1, 10000, 16),
 	INTEGER(patience, 1, 10000, 4),
-	INTEGER(batch_entities, 1, 65536, UNSET),
-	NUMBER(learning_rate, 1e-9, 10, UNSET),
-	NUMBER(weight_decay, 0, 1000, UNSET),
-	NUMBER(category_decay, 0, 1000, UNSET),
+	INTEGER(batch_entities, 1, 65536, OPTION_UNSET),
+	NUMBER(learning_rate, 1e-9, 10, OPTION_UNSET),
+	NUMBER(weight_decay, 0, 1000, OPTION_UNSET),
+	NUMBER(category_decay, 0, 1000, OPTION_UNSET),
 	NUMBER(clip_norm, 0, 1e9, 5),
 	NUMBER(validation_fraction, 0, 0.9, 0.1),
 	NUMBER(validation_entities, 0, 0.5, 0.05),
@@ -293,6 +290,15 @@ SetOption(ModelOptions *options, const OptionSpec *spec,
 
 	if (value->type == jbvNull)
 	{
+		/* back to what suits the others */
+		if (spec->fallback == OPTION_UNSET)
+		{
+			if (spec->kind == OPTION_INTEGER)
+				*(int *) field = OPTION_UNSET;
+			else
+				*(double *) field = OPTION_UNSET;
+			return;
+		}
 		if (!spec->nullable)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -386,40 +392,40 @@ OptionIsInteger(const char *name)
 	return FindOption(name)->kind == OPTION_INTEGER;
 }
 
-/* What is best for networks that adapt, and for those that know who it is. */
 static void
-FillIn(double *option, bool is_id, double usual, double of_id)
+FillIn(double *option, double value)
 {
-	if (*option == UNSET)
-		*option = is_id ? of_id : usual;
+	if (*option == OPTION_UNSET)
+		*option = value;
 }
 
 void
 OptionsFinish(ModelOptions *options)
 {
 	bool		is_id = options->personalization == PERSONALIZATION_ID;
+	bool		plain;
 
 	if (options->personalization == PERSONALIZATION_FIRST_ORDER)
 		options->order = 1;
 
 	/* the more numbers adapt the shorter are the steps that they bear */
-	if (options->inner_rate == UNSET)
+	if (options->inner_rate == OPTION_UNSET)
 		options->inner_rate =
 			options->personalization == PERSONALIZATION_FULL ? 0.05 :
 			options->personalization == PERSONALIZATION_HEAD ? 0.1 :
 			options->adapts == ADAPTS_META_BLOCK ? 0.5 : 5;
 
-	/*
-	 * A vector that is looked up learns nothing from the factor part, and wants
-	 * other steps than one that is adapted to.
-	 */
-	FillIn(&options->learning_rate, is_id, 0.003, 0.01);
-	FillIn(&options->weight_decay, is_id, 0.2, 1);
-	FillIn(&options->category_decay, is_id, 2.5, 20);
-	if (options->batch_entities == UNSET)
+	/* a vector that is looked up learns nothing from the factor part */
+	if (options->batch_entities == OPTION_UNSET)
 		options->batch_entities = is_id ? 8 : 32;
-	if (options->factor_size == UNSET)
+	if (options->factor_size == OPTION_UNSET)
 		options->factor_size = is_id ? 0 : options->embedding_size / 2;
+
+	/* decay of the category vectors is for the factor part, and for ids */
+	plain = options->factor_size == 0 && !is_id;
+	FillIn(&options->learning_rate, plain ? 0.003 : 0.01);
+	FillIn(&options->weight_decay, plain ? 0.2 : is_id ? 1 : 0.5);
+	FillIn(&options->category_decay, plain ? 2.5 : 20);
 	if (options->factor_size > options->embedding_size)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -59,6 +59,9 @@ typedef struct HiddenWidths
 	int			width[NETWORK_MAX_LAYERS - 1];
 } HiddenWidths;
 
+/* An option that is not given is what suits the others: see OptionsFinish. */
+#define OPTION_UNSET (-1)
+
 typedef struct ModelOptions
 {
 	/* the network */

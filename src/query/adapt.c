@@ -474,6 +474,7 @@ KeepRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 	Datum		key[INDEX_MAX_KEYS];
 	Interaction interaction;
 	KeptRow    *row;
+	uint64		seed;
 
 	for (int k = 0; k < source->key.count; k++)
 		key[k] = rows->key[k][place];
@@ -499,13 +500,18 @@ KeepRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 
 	/*
 	 * Which of the rows of one time count as newer is to have nothing to do
-	 * with their labels or any feature.  With the time in it the hash does not
-	 * order what happens again and again the same way every time.
+	 * with their labels or any feature.  With the entity and the time in it the
+	 * hash does not order what happens again and again, or to everybody, the
+	 * same way every time.
 	 */
-	row->hash = hash_bytes_extended(Seen(row), (int) SeenSize(adapter),
-									datum_image_hash(row->time,
-													 source->event_time.by_value,
-													 source->event_time.length));
+	seed = datum_image_hash(row->time, source->event_time.by_value,
+							source->event_time.length);
+	for (int k = 0; k < source->key.count; k++)
+		seed = hash_combine64(seed,
+							  datum_image_hash(key[k],
+											   source->key.columns[k].typbyval,
+											   source->key.columns[k].typlen));
+	row->hash = hash_bytes_extended(Seen(row), (int) SeenSize(adapter), seed);
 }
 
 static bool

@@ -205,14 +205,15 @@ AssessEntity(Assessment *assessment, Predictor *predictor, int entity,
 {
 	int			first = examples->parts.training;
 	int			n = examples->parts.rows - first;
+	int			support = ExampleOlderRows(examples, first);
 	int			segment = segment_of ? -1 :
-		AssessmentSupportSegment(assessment, first);
+		AssessmentSupportSegment(assessment, support);
 	const float *prior = scores + n;
 	const float *adapted = scores;
 	bool		is_adapted;
 
 	PredictorEntity(predictor, examples->meta);
-	is_adapted = PredictorAdapt(predictor, examples, first) == 0;
+	is_adapted = PredictorAdapt(predictor, examples, support) == 0;
 	PredictorScore(predictor, examples, first, n, scores, scores + n);
 	if (!is_adapted)
 		adapted = prior;
@@ -427,7 +428,7 @@ Bootstrap(const Ranking *ranking, int resamples, double *standard_error)
 		}
 	}
 	for (int m = 0; m < METRICS; m++)
-		standard_error[m] = defined[m] > 1 ?
+		standard_error[m] = defined[m] > 1 && ranking->entities > 1 ?
 			sqrt(squares[m] / (defined[m] - 1)) : get_float8_nan();
 	pfree(times);
 }

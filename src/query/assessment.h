@@ -51,8 +51,9 @@ extern void AssessmentAddSupportSegments(Assessment *assessment);
 extern int	AssessmentSupportSegment(Assessment *assessment, int rows);
 
 /*
- * Adapts to the rows of an entity that train, and adds all others to "all" and
- * to the segment that segment_of says for each, or that of its support.
+ * Adapts to the rows of an entity that train and are older than all others,
+ * and adds these to "all" and to the segment that segment_of says for each, or
+ * that of the support.
  * `scores` has room for twice as many.  Returns false where the inner loop
  * diverged: the rows are then those of the prior.
  */
@@ -72,7 +73,7 @@ typedef struct Figure
 	const char *metric;
 	double		value;
 	double		unadapted;
-	double		standard_error; /* NaN with fewer than two resamples */
+	double		standard_error; /* NaN of fewer than two entities or resamples */
 } Figure;
 
 /*

@@ -13,6 +13,7 @@
 
 #include <math.h>
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
@@ -27,6 +28,7 @@
 #include "utils/builtins.h"
 #include "utils/float.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -130,6 +132,13 @@ ArmOptions(const Comparison *comparison, const Arm *arm, int s,
 				   DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
 													  CStringGetDatum(given))),
 				   options);
+
+	/* a rate that is right for embeddings is far too long for networks */
+	if (KEEPS_NETWORKS(arm->personalization))
+	{
+		options->inner_rate = OPTION_UNSET;
+		OptionsFinish(options);
+	}
 }
 
 static void
@@ -272,6 +281,46 @@ RunDampedMean(Comparison *comparison, Arm *arm)
 	return assessment;
 }
 
+/*
+ * Runs an arm in the current memory context; NULL where its training has
+ * diverged, which is no reason to lose what the other arms have come to.
+ */
+static Assessment *
+TryArm(Comparison *comparison, Arm *arm, int s)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	Assessment *volatile assessment = NULL;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		assessment = arm->personalization == PERSONALIZATION_DAMPED_MEAN ?
+			RunDampedMean(comparison, arm) : RunNetwork(comparison, arm, s);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (error->sqlerrcode != ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		assessment = NULL;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (error)
+		ereport(WARNING,
+				(errmsg("arm \"%s\", run %d, is left out: %s", arm->name,
+						s + 1, error->message)));
+	return assessment;
+}
+
 /* One run of an arm; its figures go into the context that is current. */
 static void
 RunArm(Comparison *comparison, Arm *arm, int s)
@@ -284,8 +333,13 @@ RunArm(Comparison *comparison, Arm *arm, int s)
 	Figure	   *figures;
 
 	MemoryContextSwitchTo(run);
-	assessment = arm->personalization == PERSONALIZATION_DAMPED_MEAN ?
-		RunDampedMean(comparison, arm) : RunNetwork(comparison, arm, s);
+	assessment = TryArm(comparison, arm, s);
+	if (assessment == NULL)
+	{
+		MemoryContextSwitchTo(outside);
+		MemoryContextDelete(run);
+		return;
+	}
 	figures = AssessmentFigures(assessment, 0, &comparison->figures);
 	MemoryContextSwitchTo(outside);
 	arm->figures[arm->runs] = palloc(sizeof(Figure) * comparison->figures);
@@ -311,7 +365,7 @@ MeanFigure(const Comparison *comparison, int personalization, int f)
 		const Arm  *arm = &comparison->arm[a];
 		double		sum = 0;
 
-		if (arm->personalization != personalization)
+		if (arm->personalization != personalization || arm->runs == 0)
 			continue;
 		for (int r = 0; r < arm->runs; r++)
 			sum += arm->figures[r][f].value;
@@ -343,7 +397,7 @@ NumberOrNull(double number, bool *isnull)
 static void
 ReturnArm(const Comparison *comparison, const Arm *arm, ReturnSetInfo *result)
 {
-	for (int f = 0; f < comparison->figures; f++)
+	for (int f = 0; f < comparison->figures && arm->runs > 0; f++)
 	{
 		const Figure *figure = &arm->figures[0][f];
 		double		mean = MeanFigure(comparison, arm->personalization, f);

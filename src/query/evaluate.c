@@ -82,13 +82,18 @@ SupportArgument(ArrayType *array, Evaluation *evaluation)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("support must be numbers of rows, from 0")));
 		evaluation->support[i] = DatumGetInt32(values[i]);
+		for (int other = 0; other < i; other++)
+			if (evaluation->support[other] == evaluation->support[i])
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("support has %d twice",
+								evaluation->support[i])));
 	}
 }
 
 static void
 LagArgument(ArrayType *array, Evaluation *evaluation)
 {
-	Interval	zero = {0};
 	Datum	   *values;
 	bool	   *nulls;
 
@@ -101,13 +106,22 @@ LagArgument(ArrayType *array, Evaluation *evaluation)
 	evaluation->lag = palloc(sizeof(Interval *) * evaluation->lags);
 	for (int i = 0; i < evaluation->lags; i++)
 	{
-		if (nulls[i] ||
-			DatumGetInt32(DirectFunctionCall2(interval_cmp, values[i],
-											  IntervalPGetDatum(&zero))) < 0)
+		const Interval *lag = nulls[i] ? NULL : DatumGetIntervalP(values[i]);
+
+		/* a part below 0 could look into the future, whatever the sum */
+		if (lag == NULL || lag->month < 0 || lag->day < 0 || lag->time < 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("refresh_lag must be intervals, from 0")));
 		evaluation->lag[i] = DatumGetIntervalP(values[i]);
+		for (int other = 0; other < i; other++)
+			if (DatumGetBool(DirectFunctionCall2(interval_eq, values[other],
+												 values[i])))
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("refresh_lag has %s twice",
+								DatumGetCString(DirectFunctionCall1(interval_out,
+																	values[i])))));
 	}
 }
 
@@ -313,11 +327,8 @@ TestSupports(Evaluation *evaluation, Predictor *predictor, int e,
 	for (int s = 0; s < evaluation->supports; s++)
 	{
 		int			k = evaluation->support[s];
-		int			segment = AssessmentSegment(evaluation->assessment,
-												psprintf("%d", k));
 
-		TestAfter(evaluation, predictor, e, examples, k, first, n, segment,
-				  scores);
+		TestAfter(evaluation, predictor, e, examples, k, first, n, s, scores);
 	}
 }
 
@@ -335,10 +346,6 @@ TestLags(Evaluation *evaluation, Predictor *predictor, int e,
 	PredictorEntity(predictor, examples->meta);
 	for (int l = 0; l < evaluation->lags; l++)
 	{
-		int			segment = AssessmentSegment(evaluation->assessment,
-												DatumGetCString(DirectFunctionCall1(interval_out,
-																					IntervalPGetDatum(evaluation->lag[l]))));
-
 		for (int i = 0; i < n;)
 		{
 			int			there = extra[i * evaluation->lags + l];
@@ -349,7 +356,7 @@ TestLags(Evaluation *evaluation, Predictor *predictor, int e,
 				same++;
 			CHECK_FOR_INTERRUPTS();
 			TestAfter(evaluation, predictor, e, examples, there, first + i,
-					  same, segment, scores);
+					  same, l, scores);
 			i += same;
 		}
 	}
@@ -419,10 +426,10 @@ NothingToTest(const Evaluation *evaluation)
 						get_rel_name(evaluation->relation), interactions)));
 	ereport(ERROR,
 			(errcode(ERRCODE_NO_DATA_FOUND),
-			 errmsg("relation %s has no rows to test",
-					OidIsValid(evaluation->relation) ?
-					quote_identifier(get_rel_name(evaluation->relation)) :
-					interactions)));
+			 errmsg("relation \"%s\" has no rows to test",
+					get_rel_name(OidIsValid(evaluation->relation) ?
+								 evaluation->relation :
+								 evaluation->model->interactions))));
 }
 
 static Datum
@@ -492,7 +499,14 @@ limaml_evaluate(PG_FUNCTION_ARGS)
 	CatalogCheckOwner(model, "evaluate");
 	evaluation.model = model;
 	if (!PG_ARGISNULL(1))
+	{
 		evaluation.relation = PG_GETARG_OID(1);
+		if (!OidIsValid(evaluation.relation))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("relation with OID %u does not exist",
+							evaluation.relation)));
+	}
 	if (!PG_ARGISNULL(2) && PG_GETARG_INT32(2) < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -523,6 +537,15 @@ limaml_evaluate(PG_FUNCTION_ARGS)
 	if (evaluation.segment == NULL && evaluation.supports == 0 &&
 		evaluation.lags == 0)
 		AssessmentAddSupportSegments(evaluation.assessment);
+
+	/* in the order in which they were given */
+	for (int s = 0; s < evaluation.supports; s++)
+		AssessmentSegment(evaluation.assessment,
+						  psprintf("%d", evaluation.support[s]));
+	for (int l = 0; l < evaluation.lags; l++)
+		AssessmentSegment(evaluation.assessment,
+						  DatumGetCString(DirectFunctionCall1(interval_out,
+															  IntervalPGetDatum(evaluation.lag[l]))));
 	ReadRows(&evaluation);
 	TestRows(&evaluation);
 	if (evaluation.segment)

@@ -51,6 +51,18 @@ ExampleCodes(const Examples *examples, int i)
 	return (const FeatureCode *) (ExampleRow(examples, i) + 1);
 }
 
+/*
+ * How many of the rows before row i are older than it: those of its own time
+ * are not.
+ */
+static inline int
+ExampleOlderRows(const Examples *examples, int i)
+{
+	while (i > 0 && i < examples->parts.rows && ExampleRow(examples, i)->same_time)
+		i--;
+	return i;
+}
+
 extern ExampleStore *ExampleStoreCreate(int features, int meta_features);
 
 /* Begins an entity, whose rows follow by ExampleStoreAdd, oldest first. */

@@ -31,11 +31,24 @@
 #define META_VECTOR_SCALE 1.0
 
 /*
+ * The most that a parameter decays at a step, as a multiple of the learning
+ * rate.  Where there are few steps a decay that is given as a sum over all of
+ * them would undo what they learn.
+ */
+#define MOST_DECAY 10.0
+
+/*
  * Into how many parts the arm `id` divides an entity's rows, for batches of
  * that many times more entities with so much fewer rows of each.  A vector that
  * only its own entity's rows move would otherwise move once per epoch.
  */
 #define ID_PARTS 16
+
+/*
+ * Each step goes over the vectors of all entities, so with their number it is
+ * the batches of the arm `id` that grow, not the number of steps.
+ */
+#define MOST_ID_BATCHES 128
 
 /* Epochs whose AUC or loss differ by a smaller share than this are alike. */
 #define NOISE 0.002
@@ -97,6 +110,7 @@ struct Learner
 	int			groups;
 	ParameterGroup *group;
 	float	  **average;		/* of each group's values over the last epoch */
+	float	  **kept;			/* of the epoch to keep, or NULL: of the last */
 	Optimizer	optimizer;
 	Batch		batch;
 	Predictor	predictor;
@@ -113,7 +127,9 @@ AddGroup(Learner *learner, float *value, float *gradient, Size count,
 	group->gradient = gradient;
 	group->mean = ZeroNumbers(count);
 	group->square = ZeroNumbers(count);
-	group->total_decay = total_decay;
+	group->total_decay = Min(total_decay,
+							 MOST_DECAY * learner->optimizer.learning_rate *
+							 learner->optimizer.steps / 2);
 }
 
 /*
@@ -201,6 +217,39 @@ PrepareEncoders(Learner *learner)
 	EncoderLayout(&trained->entity);
 }
 
+/*
+ * How an epoch is parted into batches, and so how many steps there will be.
+ * Returns the number of tasks of an epoch.
+ */
+static int
+PrepareBatches(Learner *learner)
+{
+	const ModelOptions *options = learner->options;
+	bool		is_id = options->personalization == PERSONALIZATION_ID;
+	int			entities = ExampleStoreEntities(learner->rows->store);
+	int			batch = options->batch_entities;
+
+	learner->parts = is_id ? ID_PARTS : 1;
+	if (entities > PG_INT32_MAX / 2 / learner->parts)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("cannot train arm \"%s\" on more than %d entities",
+						personalization_labels[options->personalization],
+						PG_INT32_MAX / 2 / learner->parts)));
+	if (is_id)
+		batch = Max(batch, (entities + MOST_ID_BATCHES - 1) / MOST_ID_BATCHES);
+	batch = Min(batch, entities);
+	learner->batch_tasks = learner->parts * batch;
+	learner->batches = (entities + batch - 1) / batch;
+	learner->optimizer = (Optimizer)
+	{
+		.learning_rate = options->learning_rate,
+		.clip_norm = options->clip_norm,
+		.steps = learner->batches * options->epochs
+	};
+	return learner->parts * entities;
+}
+
 /* Room for the network's parameters, and the optimizer's groups. */
 static void
 PrepareLearning(Learner *learner)
@@ -213,6 +262,7 @@ PrepareLearning(Learner *learner)
 	int			tasks;
 
 	PrepareEncoders(learner);
+	tasks = PrepareBatches(learner);
 	TrainedNetworkShape(trained, options);
 	count = network_parameter_count(&trained->shape);
 	rates_at = count - trained->shape.meta_layers;
@@ -239,12 +289,6 @@ PrepareLearning(Learner *learner)
 	learner->average = palloc(sizeof(float *) * learner->groups);
 	for (int g = 0; g < learner->groups; g++)
 		learner->average[g] = ZeroNumbers(learner->group[g].n);
-	learner->parts = options->personalization == PERSONALIZATION_ID ?
-		ID_PARTS : 1;
-	learner->batch_tasks = learner->parts * options->batch_entities;
-	tasks = learner->parts * ExampleStoreEntities(learner->rows->store);
-	learner->batches = (tasks + learner->batch_tasks - 1) /
-		learner->batch_tasks;
 	learner->order = palloc_extended(mul_size(tasks, sizeof(int)),
 									 MCXT_ALLOC_HUGE);
 	for (int t = 0; t < tasks; t++)
@@ -332,13 +376,6 @@ DrawParameters(Learner *learner)
 		for (int l = 0; l < trained->shape.meta_layers; l++)
 			learner->rate_logs[l] = log(options->inner_rate);
 	TrainedNetworkRepack(trained);
-
-	learner->optimizer = (Optimizer)
-	{
-		.learning_rate = options->learning_rate,
-		.clip_norm = options->clip_norm,
-		.steps = learner->batches * options->epochs
-	};
 }
 
 /* Brings the network's other forms in line with its parameters. */
@@ -486,6 +523,17 @@ TakePart(int parts, int part, int n, Random *random, int *rows)
 	return taken;
 }
 
+/* What chance does to an entity in this epoch. */
+static Random
+TaskRandom(const Learner *learner, int e)
+{
+	Random		random;
+
+	random_seed_stream(&random, learner->options->seed,
+					   ((uint64) learner->epoch << 32) | e);
+	return random;
+}
+
 /*
  * Adds a part of an entity to the batch; none where it has nothing to judge
  * with.
@@ -501,17 +549,16 @@ AddTask(Learner *learner, int number)
 	Examples	examples = ExampleStoreRead(learner->rows->store, e);
 	int			rows[MOST_ENTITY_ROWS];
 	bool		is_support[MOST_ENTITY_ROWS];
-	FeatureCode *codes = batch->meta_codes + batch->count * encoder->count;
+	FeatureCode *codes = batch->meta_codes +
+		(Size) batch->count * encoder->count;
 	Task	   *task = &batch->tasks[batch->count];
 	int			first = batch->rows;
 	int			support = 0;
 	int			passed = 0;
 	int			query;
 	int			n;
-	Random		random;
+	Random		random = TaskRandom(learner, e);
 
-	random_seed_stream(&random, options->seed,
-					   ((uint64) learner->epoch << 32) | e);
 	n = TakePart(learner->parts, number % learner->parts,
 				 examples.parts.training, &random, rows);
 	SplitRows(options, n, &random, is_support);
@@ -533,11 +580,11 @@ AddTask(Learner *learner, int number)
 	memcpy(codes, examples.meta, encoder->count * sizeof(FeatureCode));
 	batch->first[batch->count] = first;
 	memset(task, 0, sizeof(*task));
-	task->x = batch->x + batch->count * encoder->width;
-	Encode(encoder, codes, batch->x + batch->count * encoder->width);
+	task->x = batch->x + (Size) batch->count * encoder->width;
+	Encode(encoder, codes, batch->x + (Size) batch->count * encoder->width);
 	task->support = RowsOf(batch, first, support, half);
 	task->query = RowsOf(batch, first + support, query, half);
-	task->x_gradient = batch->x_gradient + batch->count * encoder->width;
+	task->x_gradient = batch->x_gradient + (Size) batch->count * encoder->width;
 	task->support_half_gradient = batch->half_gradient + first * half;
 	task->query_half_gradient = batch->half_gradient +
 		(first + support) * half;
@@ -698,6 +745,31 @@ NetworkGradients(Learner *learner, const OuterLoss *outer,
 	}
 }
 
+/* How many rows parts of entities have. */
+static int
+BatchRows(Learner *learner, const int *parts, int count)
+{
+	int64		rows = 0;
+	int			taken[MOST_ENTITY_ROWS];
+
+	for (int i = 0; i < count; i++)
+	{
+		int			e = parts[i] / learner->parts;
+		Random		random = TaskRandom(learner, e);
+
+		rows += TakePart(learner->parts, parts[i] % learner->parts,
+						 ExampleStoreParts(learner->rows->store, e).training,
+						 &random, taken);
+	}
+	if (rows > PG_INT32_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("a batch of %d entities has more than %d rows",
+						count / learner->parts, PG_INT32_MAX),
+				 errhint("Lower the option \"batch_entities\".")));
+	return (int) rows;
+}
+
 /* One batch of `count` parts of entities; adds to the epoch's loss. */
 static void
 TrainBatch(Learner *learner, const int *parts, int count,
@@ -711,14 +783,10 @@ TrainBatch(Learner *learner, const int *parts, int count,
 		/* nobody adapts: the loss at phi_0 is all there is */
 		.prior_loss = shape->steps > 0 ? learner->options->prior_loss : 0
 	};
-	int			rows = 0;
 	double		weight = 0;
 	int		   *entity_of = palloc(sizeof(int) * count);
 
-	for (int i = 0; i < count; i++)
-		rows += ExampleStoreParts(learner->rows->store,
-								  parts[i] / learner->parts).training;
-	ReserveRows(learner, rows);
+	ReserveRows(learner, BatchRows(learner, parts, count));
 	batch->rows = 0;
 	batch->count = 0;
 	for (int i = 0; i < count; i++)
@@ -730,7 +798,7 @@ TrainBatch(Learner *learner, const int *parts, int count,
 			entity_of[before] = parts[i] / learner->parts;
 	}
 	memset(batch->x_gradient, 0,
-		   sizeof(float) * batch->count * trained->entity.width);
+		   sizeof(float) * (Size) batch->count * trained->entity.width);
 	for (int t = 0; t < batch->count; t++)
 		for (int i = 0; i < batch->tasks[t].query.n; i++)
 			weight += batch->tasks[t].query.weight[i];
@@ -753,8 +821,9 @@ TrainBatch(Learner *learner, const int *parts, int count,
 						batch->offset_gradient[r]);
 	for (int t = 0; t < batch->count; t++)
 		ScatterGradient(&trained->entity, learner->entity_tables,
-						batch->meta_codes + t * trained->entity.count,
-						batch->x_gradient + t * trained->entity.width, 0);
+						batch->meta_codes + (Size) t * trained->entity.count,
+						batch->x_gradient + (Size) t * trained->entity.width,
+						0);
 	if (learner->rate_logs)
 		for (int l = 0; l < shape->meta_layers; l++)
 			learner->rate_gradient[l] *= trained->network.inner_rate[l];
@@ -818,7 +887,8 @@ Validate(Learner *learner, EpochRecord *record)
 			continue;
 		CHECK_FOR_INTERRUPTS();
 		PredictorEntity(predictor, examples.meta);
-		diverged_at = PredictorAdapt(predictor, &examples, first);
+		diverged_at = PredictorAdapt(predictor, &examples,
+									 ExampleOlderRows(&examples, first));
 		if (diverged_at)
 			DivergedError(learner, e, diverged_at);
 		PredictorScore(predictor, &examples, first, n, scores, scores + most);
@@ -869,7 +939,7 @@ LearnerEpoch(Learner *learner, bool validate)
 {
 	const ModelOptions *options = learner->options;
 	int			tasks = learner->parts *
-		ExampleStoreEntities(learner->rows->store);
+		ExampleStoreEntities(learner->rows->store);	/* fits: PrepareBatches */
 	TimestampTz began = GetCurrentTimestamp();
 	MeanLoss	train_loss = {0};
 	EpochRecord record = {
@@ -897,9 +967,28 @@ LearnerEpoch(Learner *learner, bool validate)
 	return record;
 }
 
+/* Keeps the averages as they are now. */
+static void
+KeepAverage(Learner *learner)
+{
+	if (learner->kept == NULL)
+	{
+		learner->kept = palloc(sizeof(float *) * learner->groups);
+		for (int g = 0; g < learner->groups; g++)
+			learner->kept[g] = ZeroNumbers(learner->group[g].n);
+	}
+	for (int g = 0; g < learner->groups; g++)
+		memcpy(learner->kept[g], learner->average[g],
+			   sizeof(float) * learner->group[g].n);
+}
+
 void
 LearnerFinish(Learner *learner)
 {
+	if (learner->kept)
+		for (int g = 0; g < learner->groups; g++)
+			memcpy(learner->average[g], learner->kept[g],
+				   sizeof(float) * learner->group[g].n);
 	SwapAverage(learner);
 }
 
@@ -974,6 +1063,8 @@ LearnEpochs(const ModelOptions *options, TrainedNetwork *trained,
 		{
 			log->epochs = epoch;
 			log->best = log->count - 1;
+			if (validate)
+				KeepAverage(learner);
 		}
 		if (epoch - log->epochs >= options->patience)
 			break;

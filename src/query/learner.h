@@ -62,7 +62,7 @@ extern EpochRecord LearnerEpoch(Learner *learner, bool validate);
 extern double EpochGain(const ModelOptions *options,
 						const EpochRecord *record);
 
-/* Ends learning: `trained` becomes the mean over the last epoch. */
+/* Ends learning: `trained` becomes the mean over the epoch that is kept. */
 extern void LearnerFinish(Learner *learner);
 
 /*

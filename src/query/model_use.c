@@ -137,7 +137,13 @@ FindOut(ModelUse *use, const text *name, Oid key_type)
 					  "embeddings");
 		KeyBindingInit(&use->binding, &use->key, use->model, key_type);
 		if (use->trained->personalization == PERSONALIZATION_ID)
+		{
+			const Encoder *encoder = &use->trained->interaction;
+
 			KeyReaderInit(&use->key_reader, &use->key);
+			KeyReaderCheck(&use->key_reader,
+						   &encoder->features[encoder->count - 1].vocabulary);
+		}
 		use->last_key = palloc(sizeof(Datum) * use->key.count);
 		use->entities_context = AllocSetContextCreate(use->context,
 													  "limaml entities",

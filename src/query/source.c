@@ -24,6 +24,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
+#include "utils/ruleutils.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
@@ -78,6 +79,22 @@ KeyIsIndexed(const Model *model)
 	return found;
 }
 
+/* Whether a type's hash is alike in every database. */
+static bool
+HasStableHash(Oid type)
+{
+	Oid			element;
+
+	type = getBaseType(type);
+	element = get_element_type(type);
+	if (OidIsValid(element))
+		element = getBaseType(element);
+	return OidIsValid(lookup_type_cache(type, TYPECACHE_HASH_EXTENDED_PROC)->hash_extended_proc) &&
+		!type_is_enum(type) && !type_is_rowtype(type) &&
+		(!OidIsValid(element) ||
+		 (!type_is_enum(element) && !type_is_rowtype(element)));
+}
+
 static SourceColumn
 FindColumn(Oid relation, const char *name)
 {
@@ -93,14 +110,11 @@ FindColumn(Oid relation, const char *name)
 	column.name = pstrdup(name);
 	column.type = get_atttype(relation, number);
 	get_typlenbyval(column.type, &column.length, &column.by_value);
-	cached = lookup_type_cache(column.type, TYPECACHE_LT_OPR |
-							   TYPECACHE_HASH_EXTENDED_PROC);
+	cached = lookup_type_cache(column.type, TYPECACHE_LT_OPR);
 	column.sortable = OidIsValid(cached->lt_opr);
 	column.nullable = IsNullable(relation, number);
 
-	/* an enum hashes by OID, which another database has otherwise */
-	column.hashable = OidIsValid(cached->hash_extended_proc) &&
-		!type_is_enum(getBaseType(column.type));
+	column.hashable = HasStableHash(column.type);
 	return column;
 }
 
@@ -266,17 +280,36 @@ AppendRowColumns(StringInfo sql, const Source *source)
 #undef APPEND_COLUMN
 }
 
+/* Alias i's key as columns that can be hashed. */
+static void
+AppendHashedKey(StringInfo sql, const Source *source)
+{
+	for (int k = 0; k < source->key.count; k++)
+		appendStringInfo(sql, "%si.%s%s", k > 0 ? ", " : "",
+						 quote_identifier(source->key.columns[k].name),
+						 HasStableHash(source->key.columns[k].type) ? "" :
+						 "::pg_catalog.text");
+}
+
+static void
+AppendKeyHash(StringInfo sql, const Source *source)
+{
+	appendStringInfoString(sql, "pg_catalog.hash_record_extended(ROW(");
+	AppendHashedKey(sql, source);
+	appendStringInfoString(sql, "), 0)");
+}
+
 /*
- * Event time; for ties a hash of all other columns, so that which row counts
- * as newer has nothing to do with its label or any feature; and for rows whose
- * hashes tie the columns themselves.
+ * Event time; for ties a hash of all columns, so that which row counts as
+ * newer has nothing to do with its label or any feature; and for rows whose
+ * hashes tie the columns themselves.  The key is in the hash for the same label
+ * of the same item not to be the newer one for everybody.
  */
 static void
 AppendRowOrder(StringInfo sql, const Source *source)
 {
 	SourceColumn columns[3];
 	int			fixed = 0;
-	bool		any = false;
 
 	columns[fixed++] = source->label;
 	if (source->weight.name)
@@ -284,6 +317,7 @@ AppendRowOrder(StringInfo sql, const Source *source)
 
 	appendStringInfo(sql, "i.%s, pg_catalog.hash_record_extended(ROW(",
 					 quote_identifier(source->event_time.name));
+	AppendHashedKey(sql, source);
 	for (int c = 0; c < fixed + source->features; c++)
 	{
 		const SourceColumn *column = c < fixed ? &columns[c] :
@@ -291,9 +325,7 @@ AppendRowOrder(StringInfo sql, const Source *source)
 
 		if (!column->hashable)
 			continue;
-		appendStringInfo(sql, "%si.%s", any ? ", " : "",
-						 quote_identifier(column->name));
-		any = true;
+		appendStringInfo(sql, ", i.%s", quote_identifier(column->name));
 	}
 	appendStringInfoString(sql, "), 0)");
 	for (int c = 0; c < fixed + source->features; c++)
@@ -362,41 +394,34 @@ AppendKeyEquality(StringInfo sql, const EntityKey *key,
 	}
 }
 
-/* A hash of alias i's key, 0 where the server has none for it. */
-static void
-AppendKeyHash(StringInfo sql, const Source *source)
-{
-	for (int k = 0; k < source->key.count; k++)
-	{
-		Oid			type = source->key.columns[k].type;
-
-		if (type_is_enum(getBaseType(type)) ||
-			!OidIsValid(lookup_type_cache(type, TYPECACHE_HASH_EXTENDED_PROC)->hash_extended_proc))
-		{
-			appendStringInfoString(sql, "0::bigint");
-			return;
-		}
-	}
-	appendStringInfoString(sql, "pg_catalog.hash_record_extended(ROW(");
-	AppendKey(sql, source, "i");
-	appendStringInfoString(sql, "), 0)");
-}
-
 /* The columns that rows are made of, each once, from alias i. */
 static void
 AppendColumnsOnce(StringInfo sql, const Source *source)
 {
+	List	   *keys = NIL;
 	List	   *names = NIL;
 	ListCell   *lc;
 
+	/* keys of two relations need not have one collation */
 	for (int k = 0; k < source->key.count; k++)
-		names = lappend(names, makeString(pstrdup(source->key.columns[k].name)));
+	{
+		const KeyColumn *column = &source->key.columns[k];
+
+		keys = lappend(keys, makeString(pstrdup(column->name)));
+		appendStringInfo(sql, "i.%s", quote_identifier(column->name));
+		if (OidIsValid(column->collation))
+			appendStringInfo(sql, " COLLATE %s AS %s",
+							 generate_collation_name(column->collation),
+							 quote_identifier(column->name));
+		appendStringInfoString(sql, ", ");
+	}
 	names = list_append_unique(names, makeString(source->event_time.name));
 	names = list_append_unique(names, makeString(source->label.name));
 	if (source->weight.name)
 		names = list_append_unique(names, makeString(source->weight.name));
 	for (int f = 0; f < source->features; f++)
 		names = list_append_unique(names, makeString(source->feature[f].name));
+	names = list_difference(names, keys);
 	foreach(lc, names)
 		appendStringInfo(sql, "i.%s, ", quote_identifier(strVal(lfirst(lc))));
 }
@@ -411,7 +436,7 @@ AppendTestedBranch(StringInfo sql, const Source *source,
 		appendStringInfo(sql, "i.%s::pg_catalog.text", quote_identifier(tested->segment));
 	else
 		appendStringInfoString(sql, "NULL::pg_catalog.text");
-	appendStringInfo(sql, " AS \"segment of the row\", %s AS \"is tested\" FROM %s AS i WHERE ",
+	appendStringInfo(sql, " AS \"limaml: segment\", %s AS \"limaml: is tested\" FROM %s AS i WHERE ",
 					 is_tested ? "true" : "false",
 					 is_tested && tested->relation ? tested->relation :
 					 source->interactions);
@@ -447,14 +472,14 @@ AppendTestedRows(StringInfo sql, const Source *source,
 		AppendTestedBranch(sql, source, tested, true);
 	else
 	{
-		appendStringInfo(sql, "SELECT * FROM (SELECT *, pg_catalog.min(i.%s) FILTER (WHERE i.\"is tested\") OVER (PARTITION BY ",
+		appendStringInfo(sql, "SELECT * FROM (SELECT *, pg_catalog.min(i.%s) FILTER (WHERE i.\"limaml: is tested\") OVER (PARTITION BY ",
 						 time);
 		AppendKey(sql, source, "i");
-		appendStringInfoString(sql, ") AS \"first that is tested\" FROM (");
+		appendStringInfoString(sql, ") AS \"limaml: first that is tested\" FROM (");
 		AppendTestedBranch(sql, source, tested, false);
 		appendStringInfoString(sql, " UNION ALL ");
 		AppendTestedBranch(sql, source, tested, true);
-		appendStringInfo(sql, ") AS i) AS i WHERE i.\"is tested\" OR i.%s OPERATOR(pg_catalog.<) i.\"first that is tested\"",
+		appendStringInfo(sql, ") AS i) AS i WHERE i.\"limaml: is tested\" OR i.%s OPERATOR(pg_catalog.<) i.\"limaml: first that is tested\"",
 						 time);
 	}
 	appendStringInfoString(sql, ") AS i");
@@ -495,7 +520,7 @@ SourceRowsQuery(const Source *source, const SourceTested *tested)
 	AppendKey(&sql, source, "i");
 	appendStringInfoString(&sql, " ORDER BY ");
 	AppendRowOrder(&sql, source);
-	appendStringInfoString(&sql, ") AS \"number of the row\", pg_catalog.count(*) OVER (PARTITION BY ");
+	appendStringInfoString(&sql, "), pg_catalog.count(*) OVER (PARTITION BY ");
 	AppendKey(&sql, source, "i");
 	appendStringInfoString(&sql, "), ");
 	AppendKeyHash(&sql, source);
@@ -509,7 +534,7 @@ SourceRowsQuery(const Source *source, const SourceTested *tested)
 	{
 		if (tested->relation)
 		{
-			appendStringInfoString(&sql, ", pg_catalog.count(*) FILTER (WHERE i.\"is tested\") OVER (PARTITION BY ");
+			appendStringInfoString(&sql, ", pg_catalog.count(*) FILTER (WHERE i.\"limaml: is tested\") OVER (PARTITION BY ");
 			AppendKey(&sql, source, "i");
 			appendStringInfoString(&sql, "), ");
 		}
@@ -519,7 +544,7 @@ SourceRowsQuery(const Source *source, const SourceTested *tested)
 			appendStringInfo(&sql, "e.%s::pg_catalog.text",
 							 quote_identifier(tested->segment));
 		else
-			appendStringInfoString(&sql, "i.\"segment of the row\"");
+			appendStringInfoString(&sql, "i.\"limaml: segment\"");
 		for (int l = 0; l < tested->lags; l++)
 			AppendLag(&sql, source, tested->lag[l]);
 		appendStringInfoString(&sql, " FROM ");
@@ -543,7 +568,9 @@ SourceRowsQuery(const Source *source, const SourceTested *tested)
 	}
 	appendStringInfoString(&sql, " ORDER BY ");
 	AppendKey(&sql, source, "i");
-	appendStringInfoString(&sql, ", \"number of the row\"");
+
+	/* by place: a column of the relation may have any name */
+	appendStringInfoString(&sql, ", 1");
 	return sql.data;
 }
 

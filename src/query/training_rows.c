@@ -49,7 +49,7 @@ IsLeftOut(const RowSplit *split, uint64 hash)
 static int
 RowsLeft(int64 rows, double share, double chance)
 {
-	return (int) floor((1 - share) * rows + chance);
+	return (int) Min(floor((1 - share) * rows + chance), rows);
 }
 
 /*
@@ -210,6 +210,14 @@ CollectStatistics(TrainingRows *training, const ScannedRow *row, void *state)
 	Statistics *statistics = state;
 	int			features = training->source.features;
 
+	if (row->number < row->parts.learnable && training->with_id &&
+		(row->number < row->parts.training || training->split.all_train))
+	{
+		CategoryValue value;
+
+		ReadKey(&training->key_reader, row->values + row->key_at, &value);
+		ValueCounterAdd(statistics->features[features].values, &value);
+	}
 	if (row->number >= row->parts.training)
 	{
 		if (row->number < row->parts.learnable)
@@ -229,13 +237,6 @@ CollectStatistics(TrainingRows *training, const ScannedRow *row, void *state)
 		training->positives++;
 	AddStatistics(&training->interaction, features, training->readers,
 				  statistics->features, row, row->features_at);
-	if (training->with_id)
-	{
-		CategoryValue value;
-
-		ReadKey(&training->key_reader, row->values + row->key_at, &value);
-		ValueCounterAdd(statistics->features[features].values, &value);
-	}
 }
 
 /* Empty statistics, for features of these columns. */
@@ -295,8 +296,9 @@ FinishStatistics(const ModelOptions *options, Encoder *encoder,
 			NumberStatisticsFeature(&statistics[f].number, feature);
 			continue;
 		}
-		ValueCounterVocabulary(statistics[f].values, options->min_count,
-							   &feature->vocabulary);
+		ValueCounterVocabulary(statistics[f].values,
+							   strcmp(feature->name, ENTITY_KEY_FEATURE) == 0 ?
+							   1 : options->min_count, &feature->vocabulary);
 		saw_null[f] = ValueCounterSawNull(statistics[f].values);
 		feature->inert = !ValueCounterVaried(statistics[f].values);
 	}
@@ -310,6 +312,12 @@ AddEntityKey(TrainingRows *training)
 	Encoder    *encoder = &training->interaction;
 	Feature    *feature;
 
+	for (int f = 0; f < encoder->count; f++)
+		if (strcmp(encoder->features[f].name, ENTITY_KEY_FEATURE) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_RESERVED_NAME),
+					 errmsg("feature \"%s\" has the name that the entity itself has for the option \"personalization\" \"id\"",
+							ENTITY_KEY_FEATURE)));
 	encoder->features = encoder->count == 0 ? palloc(sizeof(Feature)) :
 		repalloc(encoder->features, sizeof(Feature) * (encoder->count + 1));
 	feature = &encoder->features[encoder->count++];
@@ -570,7 +578,11 @@ TrainingRowsInit(TrainingRows *training, const Model *model,
 	SourceInit(&training->source, model, features, names[0],
 			   trained->entity.count, names[1], options->weight);
 	if (training->with_id)
+	{
 		KeyReaderInit(&training->key_reader, &training->source.key);
+		KeyReaderCheck(&training->key_reader,
+					   &training->interaction.features[features].vocabulary);
+	}
 	training->readers = TrainedReaders(&training->interaction,
 									   training->source.feature, features);
 	training->meta_readers = TrainedReaders(&training->entity,
@@ -581,4 +593,5 @@ TrainingRowsInit(TrainingRows *training, const Model *model,
 												  ALLOCSET_DEFAULT_SIZES);
 	training->store = ExampleStoreCreate(trained->interaction.count,
 										 trained->entity.count);
+	CheckEntities(&training->source);
 }

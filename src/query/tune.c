@@ -15,6 +15,8 @@
 
 #include <math.h>
 
+#include "access/xact.h"
+#include "common/shortest_dec.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "math/random.h"
@@ -30,9 +32,13 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/numeric.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #define MOST_TRIALS 1000
+
+/* After so many attempts a trial has options that another has. */
+#define MOST_DRAWS 50
 
 /* Share of its epochs that a trial is first judged after. */
 #define FIRST_RUNG 0.125
@@ -60,6 +66,7 @@ typedef struct Trial
 	TrainedNetwork trained;
 	Learner    *learner;
 	int			epochs;			/* done */
+	bool		diverged;
 	EpochRecord best;			/* the epoch of the largest gain */
 	double		gain;
 	double		seconds;
@@ -113,24 +120,33 @@ DrawNumber(StringInfo json, JsonbContainer *range, const char *name,
 	bool		is_log = log_field && log_field->type == jbvBool &&
 		log_field->val.boolean;
 	double		number = random_uniform(random);
+	char		digits[DOUBLE_SHORTEST_DECIMAL_LEN];
 
 	if (JsonContainerSize(range) != (log_field ? 3 : 2) ||
 		(log_field && log_field->type != jbvBool))
 		BadRange(name);
-	if (!(least <= most) || (is_log && least <= 0))
+	if (!isfinite(least) || !isfinite(most) || least > most || (is_log && least <= 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("search of option \"%s\" from %g to %g is no range%s",
 						name, least, most,
 						is_log ? " on a logarithmic scale" : "")));
 	if (OptionIsInteger(name))
+	{
+		if (least != rint(least) || most != rint(most))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("option \"%s\" must be an integer", name)));
 		number = is_log ?
 			rint(exp(log(least) + number * (log(most) - log(least)))) :
 			least + floor(number * (most - least + 1));
-	else
-		number = is_log ? exp(log(least) + number * (log(most) - log(least))) :
-			least + number * (most - least);
-	appendStringInfo(json, "%.6g", Min(Max(number, least), most));
+		appendStringInfo(json, "%.0f", Min(Max(number, least), most));
+		return;
+	}
+	number = is_log ? exp(log(least) + number * (log(most) - log(least))) :
+		least + number * (most - least);
+	double_to_shortest_decimal_buf(Min(Max(number, least), most), digits);
+	appendStringInfoString(json, digits);
 }
 
 /* Draws one of an array's values into JSON. */
@@ -192,6 +208,23 @@ DrawOptions(const Jsonb *search, Random *random)
 											  CStringGetDatum(json.data)));
 }
 
+/* Options that no trial before the t-th has, if they are soon found. */
+static Jsonb *
+DrawOther(const Search *search, int t, const Jsonb *space, Random *random)
+{
+	for (int attempt = 1;; attempt++)
+	{
+		Jsonb	   *drawn = DrawOptions(space, random);
+		bool		is_new = true;
+
+		for (int other = 0; other < t && is_new; other++)
+			is_new = compareJsonbContainers(&search->trial[other].given->root,
+											&drawn->root) != 0;
+		if (is_new || attempt == MOST_DRAWS)
+			return drawn;
+	}
+}
+
 /*
  * All trials' options, so that what is wrong with one of them is known before
  * any has learned.  The first trial is the model as it is.
@@ -213,7 +246,7 @@ DrawTrials(Search *search, const Jsonb *space)
 		Trial	   *trial = &search->trial[t];
 
 		trial->number = t + 1;
-		trial->given = DrawOptions(space, &random);
+		trial->given = DrawOther(search, t, space, &random);
 		CatalogOptions(search->model, trial->given, &trial->options);
 		if (t == 0)
 		{
@@ -267,19 +300,16 @@ EndTrial(Trial *trial)
 
 /* Goes on to so many epochs in all. */
 static void
-ContinueTrial(Search *search, Trial *trial, int epochs)
+LearnOn(Search *search, Trial *trial, int epochs)
 {
-	MemoryContext old;
+	MemoryContext old = MemoryContextSwitchTo(trial->context);
 
-	if (trial->context == NULL)
-		BeginTrial(search, trial);
-	old = MemoryContextSwitchTo(trial->context);
 	while (trial->epochs < epochs)
 	{
 		EpochRecord record = LearnerEpoch(trial->learner, true);
 		double		gain = EpochGain(&trial->options, &record);
 
-		if (trial->epochs++ == 0 || gain > trial->gain)
+		if (trial->epochs++ == 0 || isnan(trial->gain) || gain > trial->gain)
 		{
 			trial->best = record;
 			trial->gain = gain;
@@ -289,13 +319,59 @@ ContinueTrial(Search *search, Trial *trial, int epochs)
 	MemoryContextSwitchTo(old);
 }
 
+/* The same, where a trial that diverges is but a bad one. */
+static void
+ContinueTrial(Search *search, Trial *trial, int epochs)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	if (trial->diverged)
+		return;
+	if (trial->context == NULL)
+		BeginTrial(search, trial);
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		LearnOn(search, trial, epochs);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (error->sqlerrcode != ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (error)
+	{
+		trial->diverged = true;
+		trial->gain = get_float8_nan();
+		trial->best.validation_loss = trial->best.validation_auc =
+			trial->best.train_loss = trial->best.baseline_auc = get_float8_nan();
+		ereport(NOTICE,
+				(errmsg("trial %d diverged: %s", trial->number,
+						error->message)));
+	}
+}
+
 static int
 CompareTrials(const void *a, const void *b)
 {
 	const Trial *x = *(Trial *const *) a;
 	const Trial *y = *(Trial *const *) b;
 
-	if (x->gain != y->gain)
+	/* what has no figure comes last */
+	if (isnan(x->gain) != isnan(y->gain))
+		return isnan(x->gain) ? 1 : -1;
+	if (!isnan(x->gain) && x->gain != y->gain)
 		return x->gain > y->gain ? -1 : 1;
 	return x->number - y->number;
 }
@@ -423,6 +499,11 @@ limaml_tune(PG_FUNCTION_ARGS)
 				 errdetail("Trials are judged on them."),
 				 errhint("The option \"validation_fraction\" is their share.")));
 	best = RunTrials(&search);
+	if (isnan(best->gain))
+		ereport(ERROR,
+				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+				 errmsg("all trials diverged"),
+				 errhint("Search lower values of \"inner_rate\" or \"learning_rate\".")));
 	ExampleStoreFree(search.rows.store);
 
 	TrainVersion(model, &best->options, &version, &log);

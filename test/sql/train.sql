@@ -71,7 +71,7 @@ SELECT key, value FROM limaml.version, jsonb_each(options) WHERE model = 'taste'
 -- The log has a row per epoch: those that validate, and then those on all rows
 SELECT refit, array_agg(epoch ORDER BY epoch) = array_agg(row_number) AS epochs, count(*) FILTER (WHERE kept) AS kept,
 	bool_and(train_loss > 0) AS losses, bool_and((validation_loss > 0 AND validation_auc BETWEEN 0 AND 1 AND baseline_auc BETWEEN 0 AND 1)) AS validates,
-	bool_and(learning_rate > 0 AND learning_rate <= 0.003) AS rates, bool_and(seconds >= 0) AS seconds
+	bool_and(learning_rate > 0 AND learning_rate <= 0.01) AS rates, bool_and(seconds >= 0) AS seconds
 FROM (SELECT *, (row_number() OVER (PARTITION BY refit ORDER BY epoch))::int FROM limaml.training_log WHERE model = 'taste') _ GROUP BY refit ORDER BY refit;
 SELECT (SELECT max(l.epoch) FROM limaml.training_log l WHERE l.model = 'taste' AND l.refit) = t.epochs AS refit,
 	(l.train_loss, l.validation_loss, l.validation_auc, l.baseline_auc) = (t.train_loss, t.validation_loss, t.validation_auc, t.baseline_auc) AS kept
