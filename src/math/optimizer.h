@@ -4,7 +4,8 @@
  *	  2019) with a linearly falling learning rate and clipped gradients.
  *
  * Decay is given as its sum over the whole run, sum of rate x decay, so that
- * one setting serves any number of steps.
+ * one setting serves any number of steps.  A step takes all that is there at
+ * the most.
  */
 #ifndef MATH_OPTIMIZER_H
 #define MATH_OPTIMIZER_H

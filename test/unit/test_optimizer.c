@@ -95,7 +95,7 @@ plain_step(Plain *plain, const Model *model, double learning_rate,
 
 			*m = 0.9 * *m + 0.1 * x;
 			*v = 0.999 * *v + 0.001 * x * x;
-			*value -= rate * total_decay[g] / rates * *value;
+			*value -= fmin(rate * total_decay[g] / rates, 1) * *value;
 			*value -= rate * (*m / (1 - pow(0.9, t + 1))) /
 				(sqrt(*v / (1 - pow(0.999, t + 1))) + 1e-8);
 		}
