@@ -421,8 +421,12 @@ OptionsFinish(ModelOptions *options)
 	if (options->factor_size == OPTION_UNSET)
 		options->factor_size = is_id ? 0 : options->embedding_size / 2;
 
-	/* decay of the category vectors is for the factor part, and for ids */
-	plain = options->factor_size == 0 && !is_id;
+	/*
+	 * Much decay of the category vectors is for the factor part, and for ids;
+	 * a whole network that adapts does not bear the rate that goes with it.
+	 */
+	plain = (options->factor_size == 0 && !is_id) ||
+		KEEPS_NETWORKS(options->personalization);
 	FillIn(&options->learning_rate, plain ? 0.003 : 0.01);
 	FillIn(&options->weight_decay, plain ? 0.2 : is_id ? 1 : 0.5);
 	FillIn(&options->category_decay, plain ? 2.5 : 20);

@@ -4,8 +4,9 @@
  *	  limaml_compare: what other ways to personalise come to on the same rows.
  *
  * Every arm is trained as limaml_train does, on each entity's older rows, and
- * is tested on the newest, which nothing has learned from.  The rows are read
- * once for all arms.  No version is made.
+ * is tested on the newest, which nothing has learned from.  All arms share the
+ * rows: once with those that validate, and once with these to train on.  No
+ * version is made.
  *
  *-------------------------------------------------------------------------
  */
