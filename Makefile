@@ -81,13 +81,8 @@ clean:
 	rm -rf $(EXTRA_CLEAN)
 endif
 
-# The kernels take what the processor has, and the compiler may use what their
-# names say: which of them is called is decided at run time.
-src/math/%.o: CFLAGS += -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math
-ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
-src/math/kernel_avx2.o: CFLAGS += -mavx2 -mfma
-src/math/kernel_avx512.o: CFLAGS += -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512
-endif
+include src/math/flags.mk
+src/math/%.o: CFLAGS += $(MATH_FLAGS) $($(*F)_FLAGS)
 
 export PG_CONFIG
 

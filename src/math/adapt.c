@@ -12,90 +12,67 @@
 /* Weights under this add nothing, and soon are denormal and slow. */
 #define SMALLEST_WEIGHT ((real) 1e-18)
 
-static size_t
-meta_pass_size(const NetworkShape *shape)
-{
-	size_t		size = 0;
-
-	for (int l = 1; l <= shape->meta_layers; l++)
-		size += 4 * kernel_stride(shape->meta_width[l]);
-	return size;
-}
-
-static void
-meta_pass_take(MetaPass *pass, const NetworkShape *shape, real *x,
-			   Arena *arena)
-{
-	pass->h[0] = x;
-	for (int l = 1; l <= shape->meta_layers; l++)
-	{
-		int			stride = kernel_stride(shape->meta_width[l]);
-
-		pass->u[l] = arena_take(arena, stride);
-		pass->h[l] = arena_take(arena, stride);
-		pass->b[l] = arena_take(arena, stride);
-		pass->delta[l] = arena_take(arena, stride);
-	}
-}
+/* Bias inputs of the pairs of all steps. */
+static const real ones[NETWORK_MAX_STEPS] = {
+#define EIGHT 1, 1, 1, 1, 1, 1, 1, 1
+	EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT, EIGHT
+#undef EIGHT
+};
 
 size_t
-inner_loop_size(const NetworkShape *shape, int n, bool keep)
+inner_loop_size(const NetworkShape *shape)
 {
-	int			passes = keep ? shape->steps : 1;
+	size_t		size = kernel_stride(shape->meta_width[0]) +
+		kernel_stride(network_scratch_size(shape));
 
-	return kernel_stride(shape->meta_width[0]) +
-		kernel_stride(shape->meta_width[1]) +
-		kernel_stride(network_scratch_size(shape)) +
-		(shape->steps + 1) * meta_pass_size(shape) +
-		passes * global_pass_size(shape, n) + KERNEL_PAD;
+	for (int l = 1; l <= shape->meta_layers; l++)
+		size += (shape->steps + 1) * 4 * kernel_stride(shape->meta_width[l]);
+	return size + KERNEL_PAD;
 }
 
 void
-inner_loop_take(InnerLoop *loop, const NetworkShape *shape, int n, bool keep,
-				Arena *arena)
+inner_loop_take(InnerLoop *loop, const NetworkShape *shape, Arena *arena)
 {
+	int			passes = shape->steps + 1;
 	real	   *x = arena_take(arena, kernel_stride(shape->meta_width[0]));
 
-	loop->first = arena_take(arena, kernel_stride(shape->meta_width[1]));
 	loop->scratch = arena_take(arena,
 							   kernel_stride(network_scratch_size(shape)));
-	for (int k = 0; k <= shape->steps; k++)
-		meta_pass_take(&loop->meta[k], shape, x, arena);
-
-	/* a single pass, also where there is no step, measures the last loss */
-	for (int k = 0; k < shape->steps || k == 0; k++)
+	for (int k = 0; k < passes; k++)
+		loop->meta[k].h[0] = x;
+	for (int l = 1; l <= shape->meta_layers; l++)
 	{
-		if (k > 0 && !keep)
-			loop->global[k] = loop->global[0];
-		else if (shape->steps > 0 || !keep)
-			global_pass_take(&loop->global[k], shape, n, arena);
+		int			stride = kernel_stride(shape->meta_width[l]);
+		real	   *u = arena_take(arena, passes * stride);
+		real	   *h = arena_take(arena, passes * stride);
+		real	   *b = arena_take(arena, passes * stride);
+		real	   *delta = arena_take(arena, passes * stride);
+
+		for (int k = 0; k < passes; k++)
+		{
+			loop->meta[k].u[l] = u + k * stride;
+			loop->meta[k].h[l] = h + k * stride;
+			loop->meta[k].b[l] = b + k * stride;
+			loop->meta[k].delta[l] = delta + k * stride;
+		}
 	}
 }
 
 void
 inner_loop_layer(const Network *network, const InnerLoop *loop, int k, int l,
-				 const real *h, real one, real *u)
+				 const real *h, bool tangent, real *u)
 {
 	const Kernels *kernels = network->kernels;
 	const PackedLayer *layer = &network->meta[l - 1];
-	real		rate = network->inner_rate[l - 1];
 
-	if (l == 1 && h == loop->meta[0].h[0])
-		memcpy(u, loop->first, layer->out_stride * sizeof(real));
-	else
-		kernels->multiply(1, layer->in, layer->out_stride, h, layer->in_stride,
-						  layer->forward, one == 0 ? NULL : layer->bias, u);
-
-	if (network->shape.adapts == ADAPTS_EMBEDDING)
-		return;
-	for (int j = 0; j < k; j++)
-	{
-		real		along = kernels->dot(layer->in_stride,
-										 loop->meta[j].h[l - 1], h) + one;
-
-		kernels->add_scaled(layer->out_stride, -rate * along,
-							loop->meta[j].delta[l], u);
-	}
+	kernels->multiply(1, layer->in, layer->out_stride, h, layer->in_stride,
+					  layer->forward, tangent ? NULL : layer->bias, u);
+	if (network->shape.adapts == ADAPTS_META_BLOCK)
+		kernels->add_pairs(k, -network->inner_rate[l - 1],
+						   layer->in_stride, loop->meta[0].h[l - 1],
+						   layer->in_stride, h, tangent ? NULL : ones,
+						   layer->out_stride, loop->meta[0].delta[l],
+						   layer->out_stride, u);
 }
 
 void
@@ -104,19 +81,35 @@ inner_loop_layer_back(const Network *network, const InnerLoop *loop, int k,
 {
 	const Kernels *kernels = network->kernels;
 	const PackedLayer *layer = &network->meta[l - 1];
-	real		rate = network->inner_rate[l - 1];
 
 	kernels->multiply(1, layer->out, layer->in_stride, delta,
 					  layer->out_stride, layer->backward, NULL, b);
-	if (network->shape.adapts == ADAPTS_EMBEDDING)
-		return;
-	for (int j = 0; j < k; j++)
-	{
-		real		along = kernels->dot(layer->out_stride,
-										 loop->meta[j].delta[l], delta);
+	if (network->shape.adapts == ADAPTS_META_BLOCK)
+		kernels->add_pairs(k, -network->inner_rate[l - 1],
+						   layer->out_stride, loop->meta[0].delta[l],
+						   layer->out_stride, delta, NULL,
+						   layer->in_stride, loop->meta[0].h[l - 1],
+						   l > 1 ? layer->in_stride : 0, b);
+}
 
-		kernels->add_scaled(layer->in_stride, -rate * along,
-							loop->meta[j].h[l - 1], b);
+/* The first layer at phi_k; its input is x at every step. */
+static void
+first_layer(const Network *network, InnerLoop *loop, int k)
+{
+	const Kernels *kernels = network->kernels;
+	const PackedLayer *layer = &network->meta[0];
+	MetaPass   *pass = &loop->meta[k];
+
+	if (k == 0)
+		kernels->multiply(1, layer->in, layer->out_stride, pass->h[0],
+						  layer->in_stride, layer->forward, layer->bias,
+						  pass->u[1]);
+	else
+	{
+		memcpy(pass->u[1], pass[-1].u[1], layer->out_stride * sizeof(real));
+		kernels->add_scaled(layer->out_stride,
+							-network->inner_rate[0] * loop->along,
+							pass[-1].delta[1], pass->u[1]);
 	}
 }
 
@@ -142,7 +135,11 @@ meta_forward(const Network *network, InnerLoop *loop, int k)
 	{
 		int			width = kernel_stride(shape->meta_width[l]);
 
-		inner_loop_layer(network, loop, k, l, pass->h[l - 1], 1, pass->u[l]);
+		if (l == 1)
+			first_layer(network, loop, k);
+		else
+			inner_loop_layer(network, loop, k, l, pass->h[l - 1], false,
+							 pass->u[l]);
 		if (l < L)
 			network->kernels->activate(shape->activation, 1, width,
 									   pass->u[l], pass->h[l]);
@@ -169,19 +166,6 @@ meta_backward(const Network *network, InnerLoop *loop, int k)
 								   pass->u[l - 1], pass->h[l - 1],
 								   pass->b[l - 1], pass->delta[l - 1]);
 	}
-}
-
-/* The scaled support loss of a pass. */
-static real
-support_loss(const Network *network, const Rows *rows, real scale,
-			 const GlobalPass *pass)
-{
-	double		loss = 0;
-
-	for (int i = 0; i < rows->n; i++)
-		loss += (double) (rows->weight ? rows->weight[i] : 1) *
-			loss_value(network->shape.loss, pass->score[i], rows->label[i]);
-	return scale * loss;
 }
 
 /* A saturated activation would hide what is not finite from the loss. */
@@ -221,9 +205,8 @@ inner_loop_run(const Network *network, const real *x, const Rows *rows,
 	memset(x_padded, 0, first->in_stride * sizeof(real));
 	if (first->in > 0)
 		memcpy(x_padded, x, first->in * sizeof(real));
-	network->kernels->multiply(1, first->in, first->out_stride, x_padded,
-							   first->in_stride, first->forward, first->bias,
-							   loop->first);
+	loop->along = network->kernels->dot(first->in_stride, x_padded, x_padded) +
+		1;
 
 	/* padding of delta[L] is read by the products, and never written */
 	for (int k = 0; k <= loop->steps; k++)
@@ -241,8 +224,9 @@ inner_loop_run(const Network *network, const real *x, const Rows *rows,
 		if (k == loop->steps && !last_loss)
 			break;
 
-		network_forward(network, meta->h[L], rows, pass, loop->scratch);
-		loop->loss[k] = support_loss(network, rows, loop->scale, pass);
+		loop->loss[k] = loop->scale *
+			network_forward(network, meta->h[L], rows, loop->scale, pass,
+							loop->scratch);
 		if (k > 0)
 		{
 			real		most = loop->loss[0] > at_zero ? loop->loss[0] : at_zero;
@@ -255,10 +239,6 @@ inner_loop_run(const Network *network, const real *x, const Rows *rows,
 		if (k == loop->steps)
 			break;
 
-		for (int i = 0; i < rows->n; i++)
-			pass->residual[i] = loop->scale *
-				(rows->weight ? rows->weight[i] : 1) *
-				loss_slope(shape->loss, pass->score[i], rows->label[i]);
 		network_backward(network, rows, pass, meta->delta[L], loop->scratch);
 		meta_backward(network, loop, k);
 	}
@@ -268,7 +248,7 @@ inner_loop_run(const Network *network, const real *x, const Rows *rows,
 size_t
 adapt_size(const NetworkShape *shape, int n)
 {
-	return inner_loop_size(shape, n, false);
+	return inner_loop_size(shape) + global_pass_size(shape, n);
 }
 
 Adaptation
@@ -280,7 +260,10 @@ adapt(const Network *network, const real *x, const Rows *support,
 	Adaptation	result = {0};
 	InnerLoop	loop;
 
-	inner_loop_take(&loop, shape, support->n, false, &arena);
+	inner_loop_take(&loop, shape, &arena);
+	global_pass_take(&loop.global[0], shape, support->n, &arena);
+	for (int k = 1; k < shape->steps; k++)
+		loop.global[k] = loop.global[0];
 	result.diverged_at = inner_loop_run(network, x, support, true, &loop);
 	if (result.diverged_at == 0)
 	{

@@ -21,7 +21,10 @@
 
 #include "network.h"
 
-/* One entity's meta block at one step. */
+/*
+ * One entity's meta block at one step.  A layer's h and delta of all steps
+ * follow one another, kernel_stride(its width) apart: pairs for the kernels.
+ */
 typedef struct MetaPass
 {
 	real	   *u[NETWORK_MAX_LAYERS + 1];	/* layers 1 ... L */
@@ -34,41 +37,39 @@ typedef struct MetaPass
 typedef struct InnerLoop
 {
 	MetaPass	meta[NETWORK_MAX_STEPS + 1];
-	GlobalPass	global[NETWORK_MAX_STEPS];	/* all the same one unless kept */
+	GlobalPass	global[NETWORK_MAX_STEPS];	/* all the same one, or all kept;
+											 * the first serves the last loss,
+											 * too */
 	int			steps;			/* K, or 0 where the rows have no weight */
 	real		weight;			/* the rows' weight in all */
 	real		scale;			/* c of the support loss */
 	real		loss[NETWORK_MAX_STEPS + 1];	/* L_S at phi_k */
 	int			rises;			/* steps after which L_S was larger */
-	real	   *first;			/* A_1 x + a_1 */
+	real		along;			/* x . x + 1 */
 	real	   *scratch;
 } InnerLoop;
 
-/*
- * Memory of an inner loop over n rows, in numbers; `keep` asks that the pass
- * of every step stays for gradient.h.
- */
-extern size_t inner_loop_size(const NetworkShape *shape, int n, bool keep);
-extern void inner_loop_take(InnerLoop *loop, const NetworkShape *shape, int n,
-							bool keep, Arena *arena);
+/* Memory of an inner loop, in numbers; its global passes are the caller's. */
+extern size_t inner_loop_size(const NetworkShape *shape);
+extern void inner_loop_take(InnerLoop *loop, const NetworkShape *shape,
+							Arena *arena);
 
 /*
- * Runs the loop from x (dx numbers).  loss[0 ... K - 1] are filled in, loss[K]
- * too where last_loss asks for that one more pass, which a loop taken with
- * `keep` has no room for.  Returns 0, or the step
- * after which the loop had diverged: an embedding or a loss that is not finite,
- * or a loss a hundred times the larger of what it was and what knowing nothing
- * costs.
+ * Runs the loop from x (dx numbers).  loss[0 ... K - 1] are filled in, and
+ * where last_loss asks for one more pass loss[K].  Returns 0, or the step after
+ * which the loop had diverged: an embedding or a loss that is not finite, or a
+ * loss a hundred times the larger of what it was and what knowing nothing costs.
  */
 extern int	inner_loop_run(const Network *network, const real *x,
 						   const Rows *rows, bool last_loss, InnerLoop *loop);
 
 /*
- * u of layer l (1 ... L) after k steps, for any input h of that layer whose
- * bias input is `one` (1, or 0 for a tangent).
+ * u of layer l (2 ... L) after k steps, for any input h of that layer whose
+ * bias input is 1, or 0 for a tangent.
  */
 extern void inner_loop_layer(const Network *network, const InnerLoop *loop,
-							 int k, int l, const real *h, real one, real *u);
+							 int k, int l, const real *h, bool tangent,
+							 real *u);
 
 /* The same backwards: b = A_l' delta after k steps. */
 extern void inner_loop_layer_back(const Network *network,

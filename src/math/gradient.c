@@ -4,20 +4,28 @@
  *
  * Words of this file: a *direction* is a vector in the space of the meta
  * block's parameters (v of the method); the *tangent* of a quantity (x_dot)
- * is its derivative along rates times direction; and
+ * is its derivative along minus rates times direction, downhill as the inner
+ * loop steps; and
  *
- *		m = <grad L_S(phi_k, psi), alpha v>
+ *		m = <grad L_S(phi_k, psi), -alpha v>
  *
  * is what a step back through the inner loop differentiates.  m is the
  * tangent of L_S, so the gradient of m with respect to anything is the
- * tangent of L_S's gradient with respect to it, negated here because the
- * inner loop steps downhill.
+ * tangent of L_S's gradient with respect to it.
+ *
+ * The gradient of a hidden layer's weights is a sum of products delta' h over
+ * rows: of the query's, and per step of delta' h_dot and delta_dot' h over the
+ * support's.  All of a task's lie one after another (PairedRows), so that a
+ * layer's is one matrix product.
  */
 #include "gradient.h"
 
 #include <string.h>
 
 #include "blas.h"
+
+/* OpenBLAS is at its best where a product takes no more than 10^6 terms. */
+#define CANDIDATE_ROWS 256
 
 /*
  * A direction, per layer the sum of `terms` outer products p q', where q has
@@ -33,12 +41,28 @@ typedef struct Direction
 								 * has not gone through the meta block */
 } Direction;
 
+/* Rows of the prior, of the query, and per step twice the support's. */
+typedef struct PairedRows
+{
+	real	   *delta[NETWORK_MAX_LAYERS];	/* layers 1 ... G - 1 */
+	real	   *h[NETWORK_MAX_LAYERS];
+} PairedRows;
+
 typedef struct Workspace
 {
+	int			n;				/* support rows */
+	int			q;				/* query rows */
 	InnerLoop	loop;
-	GlobalPass	query;
+	PairedRows	pairs;
+	GlobalPass	query;			/* at phi_K */
+	GlobalPass	prior;			/* at phi_0 */
 	Direction	direction;
 	real	   *scratch;
+
+	/* outer products that are the gradient of C_e, as rows */
+	int			terms;
+	real	   *first_delta;	/* terms x stride of the first global width */
+	real	   *first_e;		/* terms x stride of E */
 
 	/* tangents, one entity */
 	real	   *u_dot[NETWORK_MAX_LAYERS + 1];	/* meta layers 1 ... L */
@@ -46,29 +70,25 @@ typedef struct Workspace
 	real	   *delta_dot[NETWORK_MAX_LAYERS + 1];	/* 1 ... L */
 	real	   *b_dot;			/* widest meta layer */
 	real	   *back;			/* widest meta layer */
-	real	   *first_dot;		/* C_e e_c's tangent */
-	real	   *sum;			/* first global width */
-	real	   *sum_dot;
+	real	   *entity_dot;		/* [C_e e_c ; e_f]'s tangent */
 	real	   *factor;			/* F, padded */
-	real	   *factor_dot;
+	real	   *sum;			/* widest global layer */
 
-	/* tangents, rows */
+	/* tangents, rows; NULL for relu, which has no curvature */
 	real	   *row_u_dot[NETWORK_MAX_LAYERS];	/* hidden layers 2 ... G - 1 */
-	real	   *row_h_dot[NETWORK_MAX_LAYERS];	/* 1 ... G - 1 */
-	real	   *row_b_dot[NETWORK_MAX_LAYERS];
-	real	   *row_delta_dot[NETWORK_MAX_LAYERS];
+	real	   *row_b_dot;
 	real	   *residual_dot;
 } Workspace;
 
 static int
-widest_meta(const NetworkShape *shape)
+widest(int n, const int *width)
 {
-	int			widest = 0;
+	int			most = 0;
 
-	for (int l = 0; l <= shape->meta_layers; l++)
-		if (shape->meta_width[l] > widest)
-			widest = shape->meta_width[l];
-	return kernel_stride(widest);
+	for (int l = 0; l < n; l++)
+		if (width[l] > most)
+			most = width[l];
+	return kernel_stride(most);
 }
 
 /* Two terms a step, the query's and the prior's. */
@@ -78,14 +98,48 @@ most_terms(const NetworkShape *shape)
 	return 2 * shape->steps + 2;
 }
 
+/* The first of the paired rows of step k; of the query's where k is -1. */
+static size_t
+paired_row(const Workspace *w, int k)
+{
+	size_t		q = w->q;
+
+	return k < 0 ? q : 2 * (q + (size_t) k * w->n);
+}
+
+/* A pass of n rows, its delta and h being paired rows from these on. */
+static size_t
+paired_pass_take(Workspace *w, GlobalPass *pass, const NetworkShape *shape,
+				 int n, size_t delta_row, size_t h_row, Arena *arena)
+{
+	real	   *delta[NETWORK_MAX_LAYERS];
+	real	   *h[NETWORK_MAX_LAYERS];
+
+	if (arena)
+	{
+		for (int l = 1; l < shape->global_layers; l++)
+		{
+			int			width = kernel_stride(shape->global_width[l]);
+
+			delta[l] = w->pairs.delta[l] + delta_row * width;
+			h[l] = w->pairs.h[l] + h_row * width;
+		}
+		global_pass_take_kept(pass, shape, n, h, delta, arena);
+	}
+	return global_pass_kept_size(shape, n);
+}
+
 static size_t
 workspace_take(Workspace *w, const NetworkShape *shape, int n, int q,
 			   Arena *arena)
 {
+	int			G = shape->global_layers;
 	int			first = kernel_stride(shape->global_width[1]);
 	int			factor = kernel_stride(shape->factor_size);
-	int			widest = widest_meta(shape);
+	int			meta = widest(shape->meta_layers + 1, shape->meta_width);
+	int			embedding = kernel_stride(network_embedding_size(shape));
 	int			terms = most_terms(shape);
+	bool		curved = shape->activation != ACTIVATION_RELU;
 	size_t		size = 0;
 
 	/* counts where there is no arena yet, so that the sum is written once */
@@ -98,12 +152,26 @@ workspace_take(Workspace *w, const NetworkShape *shape, int n, int q,
 			(field) = arena_take(arena, count_); \
 	} while (0)
 
-	size += inner_loop_size(shape, n, true) + global_pass_size(shape, q);
-	if (arena)
+	w->n = n;
+	w->q = q;
+	for (int l = 1; l < G; l++)
 	{
-		inner_loop_take(&w->loop, shape, n, true, arena);
-		global_pass_take(&w->query, shape, q, arena);
+		size_t		numbers = paired_row(w, shape->steps) *
+			kernel_stride(shape->global_width[l]);
+
+		TAKE(w->pairs.delta[l], numbers);
+		TAKE(w->pairs.h[l], numbers);
 	}
+	size += inner_loop_size(shape);
+	if (arena)
+		inner_loop_take(&w->loop, shape, arena);
+	size += paired_pass_take(w, &w->prior, shape, q, 0, 0, arena);
+	size += paired_pass_take(w, &w->query, shape, q, paired_row(w, -1),
+							 paired_row(w, -1), arena);
+	for (int k = 0; k < shape->steps; k++)
+		size += paired_pass_take(w, &w->loop.global[k], shape, n,
+								 paired_row(w, k), paired_row(w, k) + n,
+								 arena);
 	TAKE(w->scratch, network_scratch_size(shape));
 
 	w->direction.terms = 0;
@@ -120,24 +188,24 @@ workspace_take(Workspace *w, const NetworkShape *shape, int n, int q,
 	for (int l = 0; l <= shape->meta_layers; l++)
 		TAKE(w->h_dot[l], kernel_stride(shape->meta_width[l]));
 	TAKE(w->direction.q_bias, terms);
-	TAKE(w->direction.embedding,
-		 kernel_stride(network_embedding_size(shape)));
-	TAKE(w->b_dot, widest);
-	TAKE(w->back, widest);
-	TAKE(w->first_dot, first);
-	TAKE(w->sum, first);
-	TAKE(w->sum_dot, first);
+	TAKE(w->direction.embedding, embedding);
+	w->terms = 0;
+	TAKE(w->first_delta, (size_t) terms * first);
+	TAKE(w->first_e, (size_t) terms * embedding);
+	TAKE(w->b_dot, meta);
+	TAKE(w->back, meta > embedding ? meta : embedding);
+	TAKE(w->entity_dot, first + factor);
 	TAKE(w->factor, factor);
-	TAKE(w->factor_dot, factor);
-	for (int l = 1; l < shape->global_layers; l++)
+	TAKE(w->sum, widest(G, shape->global_width + 1));
+	w->row_b_dot = NULL;
+	if (curved)
+		TAKE(w->row_b_dot, (size_t) n * widest(G, shape->global_width + 1));
+	for (int l = 1; l < G; l++)
 	{
-		size_t		rows = (size_t) n * kernel_stride(shape->global_width[l]);
-
-		if (l > 1)
-			TAKE(w->row_u_dot[l], rows);
-		TAKE(w->row_h_dot[l], rows);
-		TAKE(w->row_b_dot[l], rows);
-		TAKE(w->row_delta_dot[l], rows);
+		w->row_u_dot[l] = NULL;
+		if (curved && l > 1)
+			TAKE(w->row_u_dot[l], (size_t) n *
+				 kernel_stride(shape->global_width[l]));
 	}
 	TAKE(w->residual_dot, n);
 #undef TAKE
@@ -163,47 +231,80 @@ add_to(const Network *network, int tensor, int count, real scale,
 		g[i] += scale * x[i];
 }
 
-/* Adds scale a b' to the first columns of a tensor of the gradient. */
+/* Adds the sum over n rows of a b' to a tensor's first columns. */
 static void
-add_outer(const Network *network, int tensor, real scale, const real *a,
-		  const real *b, int columns, real *gradient)
+add_products(const Network *network, int tensor, int columns, int n,
+			 const real *a, const real *b, int ldb, real *gradient)
 {
 	const NetworkTensor *t = &network->tensors[tensor];
 
-	for (int r = 0; r < t->rows; r++)
-	{
-		real	   *g = gradient + t->offset + (size_t) r * t->columns;
-		real		s = scale * a[r];
-
-		for (int c = 0; c < columns; c++)
-			g[c] += s * b[c];
-	}
-}
-
-/* Adds scale (sum over n rows of a b') to a tensor of the gradient. */
-static void
-add_products(const Network *network, int tensor, real scale, int n,
-			 const real *a, const real *b, real *gradient)
-{
-	const NetworkTensor *t = &network->tensors[tensor];
-
-	blas_multiply_add(true, false, t->rows, t->columns, n, scale,
-					  a, kernel_stride(t->rows), b, kernel_stride(t->columns),
+	blas_multiply_add(true, false, t->rows, columns, n, 1,
+					  a, kernel_stride(t->rows), b, ldb,
 					  gradient + t->offset, t->columns);
 }
 
-/* Adds scale (sum of n rows of a) to a bias of the gradient. */
+/* One more outer product of C_e's gradient. */
 static void
-add_row_sums(const Network *network, int tensor, real scale, int n,
-			 const real *a, real *gradient)
+first_add(const NetworkShape *shape, Workspace *w, const real *delta,
+		  const real *e)
 {
-	const NetworkTensor *t = &network->tensors[tensor];
-	int			ld = kernel_stride(t->columns);
-	real	   *g = gradient + t->offset;
+	int			first = kernel_stride(shape->global_width[1]);
+	int			embedding = kernel_stride(network_embedding_size(shape));
+
+	/* where the first layer is the last, delta is a single number */
+	memset(w->first_delta + (size_t) w->terms * first, 0,
+		   first * sizeof(real));
+	memcpy(w->first_delta + (size_t) w->terms * first, delta,
+		   shape->global_width[1] * sizeof(real));
+	memcpy(w->first_e + (size_t) w->terms * embedding, e,
+		   network_concatenated_size(shape) * sizeof(real));
+	w->terms++;
+}
+
+/* Adds the first layer's delta (of a single layer: dL/ds) to the halves'. */
+static void
+add_to_halves(const Network *network, int n, const real *delta,
+			  const real *residual, real *half_gradient)
+{
+	const NetworkShape *shape = &network->shape;
+	int			first = kernel_stride(shape->global_width[1]);
+	int			ld = network_half_size(shape);
 
 	for (int i = 0; i < n; i++)
-		for (int j = 0; j < t->columns; j++)
-			g[j] += scale * a[(size_t) i * ld + j];
+		if (shape->global_layers > 1)
+			network->kernels->add_scaled(first, 1, delta + (size_t) i * first,
+										 half_gradient + (size_t) i * ld);
+		else
+			half_gradient[(size_t) i * ld] += residual[i];
+}
+
+/* Adds residual_i factor' to the factor part of each row's. */
+static void
+add_to_factors(const Network *network, int n, const real *residual,
+			   const real *factor, real *half_gradient)
+{
+	const NetworkShape *shape = &network->shape;
+	int			first = kernel_stride(shape->global_width[1]);
+	int			width = kernel_stride(shape->factor_size);
+	int			ld = network_half_size(shape);
+
+	for (int i = 0; width > 0 && i < n; i++)
+		network->kernels->add_scaled(width, residual[i], factor,
+									 half_gradient + (size_t) i * ld + first);
+}
+
+/* Adds the gradient of the last layer: of rows h, each times its weight. */
+static void
+add_last(const Network *network, Workspace *w, int n, const real *weight,
+		 const real *h, real *gradient)
+{
+	const NetworkShape *shape = &network->shape;
+	int			G = shape->global_layers;
+	int			last = kernel_stride(shape->global_width[G - 1]);
+
+	network->kernels->sum_rows(n, last, weight, h, last, w->sum);
+	add_to(network, GLOBAL_WEIGHT(shape, G - 1), shape->global_width[G - 1],
+		   1, w->sum, gradient);
 }
 
 /* e_f in its padded place. */
@@ -217,94 +318,58 @@ take_factor(const NetworkShape *shape, const real *embedding, real *factor)
 
 /*
  * The loss of the query rows at step k and its direct gradient: with respect
- * to the global block (added), the rows' halves and offsets (added), and the
- * embedding (set, E numbers).
+ * to the global block and the rows' halves and offsets (added, but for what
+ * waits in pairs), and to the embedding (set, E numbers).
  */
 static double
 query_gradient(const Network *network, Workspace *w, const Task *task, int k,
-			   real scale, real *gradient, real *embedding_gradient)
+			   real scale, GlobalPass *pass, real *gradient,
+			   real *embedding_gradient)
 {
 	const NetworkShape *shape = &network->shape;
 	const Rows *rows = &task->query;
-	GlobalPass *pass = &w->query;
 	const real *e = w->loop.meta[k].h[shape->meta_layers];
 	int			G = shape->global_layers;
-	int			first = kernel_stride(shape->global_width[1]);
-	int			ld = network_half_size(shape);
-	double		loss = 0;
-	real		residuals = 0;
+	double		loss = network_forward(network, e, rows, scale, pass,
+									   w->scratch);
 
-	network_forward(network, e, rows, pass, w->scratch);
-	for (int i = 0; i < rows->n; i++)
-	{
-		real		weight = rows->weight ? rows->weight[i] : 1;
-
-		loss += (double) weight *
-			loss_value(shape->loss, pass->score[i], rows->label[i]);
-		pass->residual[i] = scale * weight *
-			loss_slope(shape->loss, pass->score[i], rows->label[i]);
-		residuals += pass->residual[i];
-	}
 	network_backward(network, rows, pass, embedding_gradient, w->scratch);
-
-	/* the last layer, which is also the first where there is but one */
 	if (G > 1)
-	{
-		int			last = kernel_stride(shape->global_width[G - 1]);
+		add_last(network, w, rows->n, pass->residual, pass->h[G - 1],
+				 gradient);
+	add_to(network, GLOBAL_BIAS(shape, G - 1), 1, 1, &pass->residuals,
+		   gradient);
+	for (int l = 1; l < G; l++)
+		add_to(network, GLOBAL_BIAS(shape, l - 1), shape->global_width[l], 1,
+			   pass->sum[l], gradient);
+	add_to(network, FACTOR_BIAS(shape), shape->factor_size, pass->residuals,
+		   e + network_concatenated_size(shape), gradient);
+	first_add(shape, w, G > 1 ? pass->sum[1] : &pass->residuals, e);
 
+	if (task->query_half_gradient)
+	{
+		take_factor(shape, e, w->factor);
+		add_to_halves(network, rows->n, pass->delta[1], pass->residual,
+					  task->query_half_gradient);
+		add_to_factors(network, rows->n, pass->residual, w->factor,
+					   task->query_half_gradient);
+	}
+	if (task->query_offset_gradient)
 		for (int i = 0; i < rows->n; i++)
-			add_to(network, GLOBAL_WEIGHT(shape, G - 1),
-				   shape->global_width[G - 1], pass->residual[i],
-				   pass->h[G - 1] + (size_t) i * last, gradient);
-		add_to(network, GLOBAL_BIAS(shape, G - 1), 1, 1, &residuals, gradient);
-	}
-	for (int l = 1; l < G - 1; l++)
-	{
-		add_products(network, GLOBAL_WEIGHT(shape, l), 1, rows->n,
-					 pass->delta[l + 1], pass->h[l], gradient);
-		add_row_sums(network, GLOBAL_BIAS(shape, l), 1, rows->n,
-					 pass->delta[l + 1], gradient);
-	}
-
-	/* C_e; the rest of the first layer goes through the halves */
-	if (G > 1)
-		network->kernels->sum_rows(rows->n, first, NULL, pass->delta[1], first,
-								   w->sum);
-	else
-		w->sum[0] = residuals;
-	add_outer(network, GLOBAL_WEIGHT(shape, 0), 1, w->sum, e,
-			  network_concatenated_size(shape), gradient);
-
-	for (int i = 0; i < rows->n; i++)
-	{
-		if (task->query_half_gradient)
-		{
-			real	   *half = task->query_half_gradient + (size_t) i * ld;
-
-			for (int j = 0; j < shape->global_width[1]; j++)
-				half[j] += G > 1 ? pass->delta[1][(size_t) i * first + j] :
-					pass->residual[i];
-			for (int j = 0; j < shape->factor_size; j++)
-				half[first + j] += pass->residual[i] *
-					e[network_concatenated_size(shape) + j];
-		}
-		if (task->query_offset_gradient)
 			task->query_offset_gradient[i] += pass->residual[i];
-	}
 	return loss;
 }
 
 /* One more outer product for layer l of a direction; see direction_end. */
 static void
 direction_add(Direction *direction, const NetworkShape *shape, int l,
-			  real scale, const real *p, const real *q)
+			  const real *p, const real *q)
 {
 	int			in = kernel_stride(shape->meta_width[l - 1]);
 	int			out = kernel_stride(shape->meta_width[l]);
-	real	   *p_t = direction->p[l] + (size_t) direction->terms * out;
 
-	for (int j = 0; j < out; j++)
-		p_t[j] = scale * p[j];
+	memcpy(direction->p[l] + (size_t) direction->terms * out, p,
+		   out * sizeof(real));
 	memcpy(direction->q[l] + (size_t) direction->terms * in, q,
 		   in * sizeof(real));
 }
@@ -330,7 +395,7 @@ meta_gradient(const Network *network, Workspace *w, int k, const real *delta,
 
 	for (int l = shape->meta_layers; l >= 1; l--)
 	{
-		direction_add(&w->direction, shape, l, 1, delta, pass->h[l - 1]);
+		direction_add(&w->direction, shape, l, delta, pass->h[l - 1]);
 		if (l == 1 && !x_gradient)
 			break;
 		inner_loop_layer_back(network, &w->loop, k, l, delta, w->back);
@@ -351,9 +416,9 @@ meta_gradient(const Network *network, Workspace *w, int k, const real *delta,
 
 /*
  * The support rows' part of a step back: given e_dot, the tangent of the
- * embedding, the tangent of every gradient of L_S at step k.  Subtracts those
- * with respect to the global block, the rows' halves and offsets, and sets
- * that with respect to the embedding.
+ * embedding, the tangent of every gradient of L_S at step k.  Adds those with
+ * respect to the global block and the rows' halves and offsets, but for what
+ * waits in pairs, and sets that with respect to the embedding.
  */
 static void
 support_tangent(const Network *network, Workspace *w, const Task *task, int k,
@@ -367,113 +432,91 @@ support_tangent(const Network *network, Workspace *w, const Task *task, int k,
 	int			G = shape->global_layers;
 	int			concatenated = network_concatenated_size(shape);
 	int			first = kernel_stride(shape->global_width[1]);
-	int			last = kernel_stride(shape->global_width[G - 1]);
 	int			factor = kernel_stride(shape->factor_size);
 	int			ld = network_half_size(shape);
 	real		residual_dots = 0;
+	real	   *h_dot[NETWORK_MAX_LAYERS];
+	real	   *delta_dot[NETWORK_MAX_LAYERS];
+
+	/* beside what each is multiplied with: delta with h_dot, delta_dot with h */
+	for (int l = 1; l < G; l++)
+	{
+		int			width = kernel_stride(shape->global_width[l]);
+
+		h_dot[l] = w->pairs.h[l] + paired_row(w, k) * width;
+		delta_dot[l] = w->pairs.delta[l] + (paired_row(w, k) + w->n) * width;
+	}
 
 	/* forwards: the first layer's tangent is the same for every row */
-	network_entity_half(network, e_dot, w->first_dot);
-	take_factor(shape, e, w->factor);
-	take_factor(shape, e_dot, w->factor_dot);
+	network_entity(network, e_dot, w->entity_dot);
 	if (G > 1)
 		kernels->tangent(shape->activation, rows->n, first, pass->u[1],
-						 pass->h[1], w->first_dot, 0, w->row_h_dot[1]);
+						 pass->h[1], w->entity_dot, 0, h_dot[1]);
 	for (int l = 1; l < G - 1; l++)
 	{
 		const PackedLayer *layer = &network->hidden[l];
 
-		kernels->multiply(rows->n, layer->in, layer->out_stride,
-						  w->row_h_dot[l], layer->in_stride, layer->forward,
-						  NULL, w->row_u_dot[l + 1]);
-		kernels->tangent(shape->activation, rows->n, layer->out_stride,
-						 pass->u[l + 1], pass->h[l + 1], w->row_u_dot[l + 1],
-						 layer->out_stride, w->row_h_dot[l + 1]);
+		kernels->layer_tangent(shape->activation, rows->n, layer->in,
+							   layer->out_stride, h_dot[l], layer->in_stride,
+							   layer->forward, pass->u[l + 1], pass->h[l + 1],
+							   w->row_u_dot[l + 1], h_dot[l + 1]);
 	}
+	kernels->last_layer(rows->n,
+						G > 1 ? kernel_stride(shape->global_width[G - 1]) : 0,
+						G > 1 ? h_dot[G - 1] : NULL, network->last, factor,
+						rows->half + first, ld, w->entity_dot + first,
+						G > 1 ? 0 : w->entity_dot[0], NULL, w->residual_dot);
 	for (int i = 0; i < rows->n; i++)
 	{
-		real		score_dot = w->first_dot[0];
-
-		if (G > 1)
-			score_dot = kernels->dot(last,
-									 w->row_h_dot[G - 1] + (size_t) i * last,
-									 network->last);
-		if (factor > 0)
-			score_dot += kernels->dot(factor, w->factor_dot,
-									  rows->half + (size_t) i * ld + first);
-		w->residual_dot[i] = w->loop.scale *
-			(rows->weight ? rows->weight[i] : 1) *
-			loss_curvature(shape->loss, pass->score[i]) * score_dot;
+		w->residual_dot[i] *= pass->curvature[i];
 		residual_dots += w->residual_dot[i];
 	}
 
 	/* and backwards */
 	if (G > 1)
 	{
-		for (int i = 0; i < rows->n; i++)
-		{
-			size_t		at = (size_t) i * last;
-
-			add_to(network, GLOBAL_WEIGHT(shape, G - 1),
-				   shape->global_width[G - 1], -w->residual_dot[i],
-				   pass->h[G - 1] + at, gradient);
-			add_to(network, GLOBAL_WEIGHT(shape, G - 1),
-				   shape->global_width[G - 1], -pass->residual[i],
-				   w->row_h_dot[G - 1] + at, gradient);
-			for (int j = 0; j < last; j++)
-				w->row_b_dot[G - 1][at + j] =
-					w->residual_dot[i] * network->last[j];
-		}
-		add_to(network, GLOBAL_BIAS(shape, G - 1), 1, -1, &residual_dots,
-			   gradient);
+		add_last(network, w, rows->n, w->residual_dot, pass->h[G - 1],
+				 gradient);
+		add_last(network, w, rows->n, pass->residual, h_dot[G - 1], gradient);
 	}
+	add_to(network, GLOBAL_BIAS(shape, G - 1), 1, 1, &residual_dots, gradient);
+	add_to(network, FACTOR_BIAS(shape), shape->factor_size, residual_dots,
+		   e + concatenated, gradient);
+	add_to(network, FACTOR_BIAS(shape), shape->factor_size, pass->residuals,
+		   e_dot + concatenated, gradient);
 	for (int l = G - 1; l >= 1; l--)
 	{
-		kernels->backward_tangent(shape->activation, rows->n,
-								  kernel_stride(shape->global_width[l]),
-								  pass->u[l], pass->h[l], pass->b[l],
-								  w->row_b_dot[l],
-								  l > 1 ? w->row_u_dot[l] : w->first_dot,
-								  l > 1 ? kernel_stride(shape->global_width[l]) : 0,
-								  w->row_delta_dot[l]);
-		if (l > 1)
+		int			width = kernel_stride(shape->global_width[l]);
+		const real *u_dot = l > 1 ? w->row_u_dot[l] : w->entity_dot;
+		int			ld_dot = l > 1 ? width : 0;
+
+		if (l == G - 1)
+			kernels->last_layer_back_tangent(shape->activation, rows->n, width,
+											 w->residual_dot, network->last,
+											 pass->u[l], pass->h[l],
+											 pass->b[l], u_dot, ld_dot, NULL,
+											 delta_dot[l], w->sum);
+		else
 		{
-			const PackedLayer *layer = &network->hidden[l - 1];
+			const PackedLayer *layer = &network->hidden[l];
 
-			add_products(network, GLOBAL_WEIGHT(shape, l - 1), -1, rows->n,
-						 w->row_delta_dot[l], pass->h[l - 1], gradient);
-			add_products(network, GLOBAL_WEIGHT(shape, l - 1), -1, rows->n,
-						 pass->delta[l], w->row_h_dot[l - 1], gradient);
-			add_row_sums(network, GLOBAL_BIAS(shape, l - 1), -1, rows->n,
-						 w->row_delta_dot[l], gradient);
-			kernels->multiply(rows->n, layer->out, layer->in_stride,
-							  w->row_delta_dot[l], layer->out_stride,
-							  layer->backward, NULL, w->row_b_dot[l - 1]);
+			kernels->layer_back_tangent(shape->activation, rows->n, layer->out,
+										width, delta_dot[l + 1],
+										layer->out_stride, layer->backward,
+										pass->u[l], pass->h[l], pass->b[l],
+										u_dot, ld_dot, w->row_b_dot,
+										delta_dot[l], w->sum);
 		}
+		add_to(network, GLOBAL_BIAS(shape, l - 1), shape->global_width[l], 1,
+			   w->sum, gradient);
 	}
-
-	memset(w->sum, 0, first * sizeof(real));
-	memset(w->sum_dot, 0, first * sizeof(real));
-	if (G > 1)
-	{
-		kernels->sum_rows(rows->n, first, NULL, pass->delta[1], first, w->sum);
-		kernels->sum_rows(rows->n, first, NULL, w->row_delta_dot[1], first,
-						  w->sum_dot);
-	}
-	else
-	{
-		for (int i = 0; i < rows->n; i++)
-			w->sum[0] += pass->residual[i];
-		w->sum_dot[0] = residual_dots;
-	}
-	add_outer(network, GLOBAL_WEIGHT(shape, 0), -1, w->sum_dot, e,
-			  concatenated, gradient);
-	add_outer(network, GLOBAL_WEIGHT(shape, 0), -1, w->sum, e_dot,
-			  concatenated, gradient);
+	if (G == 1)
+		w->sum[0] = residual_dots;
+	first_add(shape, w, w->sum, e);
+	first_add(shape, w, G > 1 ? pass->sum[1] : &pass->residuals, e_dot);
 
 	kernels->multiply(1, network->entity.out, network->entity.in_stride,
-					  w->sum_dot, first, network->entity.backward, NULL,
-					  w->back);
+					  w->sum, first, network->entity.backward, NULL, w->back);
 	memcpy(embedding_tangent, w->back, concatenated * sizeof(real));
 	if (factor > 0)
 	{
@@ -483,29 +526,25 @@ support_tangent(const Network *network, Workspace *w, const Task *task, int k,
 			   shape->factor_size * sizeof(real));
 	}
 
-	for (int i = 0; i < rows->n; i++)
+	if (task->support_half_gradient)
 	{
-		if (task->support_half_gradient)
-		{
-			real	   *half = task->support_half_gradient + (size_t) i * ld;
-
-			for (int j = 0; j < shape->global_width[1]; j++)
-				half[j] -= G > 1 ?
-					w->row_delta_dot[1][(size_t) i * first + j] :
-					w->residual_dot[i];
-			for (int j = 0; j < shape->factor_size; j++)
-				half[first + j] -= w->residual_dot[i] * w->factor[j] +
-					pass->residual[i] * w->factor_dot[j];
-		}
-		if (task->support_offset_gradient)
-			task->support_offset_gradient[i] -= w->residual_dot[i];
+		take_factor(shape, e, w->factor);
+		add_to_halves(network, rows->n, delta_dot[1], w->residual_dot,
+					  task->support_half_gradient);
+		add_to_factors(network, rows->n, w->residual_dot, w->factor,
+					   task->support_half_gradient);
+		add_to_factors(network, rows->n, pass->residual,
+					   w->entity_dot + first, task->support_half_gradient);
 	}
+	if (task->support_offset_gradient)
+		for (int i = 0; i < rows->n; i++)
+			task->support_offset_gradient[i] += w->residual_dot[i];
 }
 
 /*
- * u_dot += rate D h, D being the direction's matrix of layer l and h its
- * input at step k, whose bias input is 1.  Also subtracts v . grad L_S from
- * the layer's inner rate's gradient, which takes the same products.
+ * u_dot -= rate D h, D being the direction's matrix of layer l and h its input
+ * at step k, whose bias input is 1.  Also subtracts v . grad L_S, which is
+ * delta . D h, from the gradient of the layer's inner rate.
  */
 static void
 direction_forward(const Network *network, Workspace *w, int k, int l,
@@ -515,41 +554,32 @@ direction_forward(const Network *network, Workspace *w, int k, int l,
 	const PackedLayer *layer = &network->meta[l - 1];
 	const Direction *direction = &w->direction;
 	const MetaPass *pass = &w->loop.meta[k];
-	real		rate = network->inner_rate[l - 1];
+	real	   *d_h = w->back;
 
-	for (int t = 0; t < direction->terms; t++)
-	{
-		const real *p = direction->p[l] + (size_t) t * layer->out_stride;
-		const real *q = direction->q[l] + (size_t) t * layer->in_stride;
-		real		along = kernels->dot(layer->in_stride, q, pass->h[l - 1]) +
-			direction->q_bias[t];
-
-		*rate_gradient -= along *
-			kernels->dot(layer->out_stride, p, pass->delta[l]);
-		if (u_dot)
-			kernels->add_scaled(layer->out_stride, rate * along, p, u_dot);
-	}
+	memset(d_h, 0, layer->out_stride * sizeof(real));
+	kernels->add_pairs(direction->terms, 1, layer->in_stride, direction->q[l],
+					   layer->in_stride, pass->h[l - 1], direction->q_bias,
+					   layer->out_stride, direction->p[l], layer->out_stride,
+					   d_h);
+	*rate_gradient -= kernels->dot(layer->out_stride, d_h, pass->delta[l]);
+	if (u_dot)
+		kernels->add_scaled(layer->out_stride, -network->inner_rate[l - 1],
+							d_h, u_dot);
 }
 
-/* b_dot += rate D' delta. */
+/* b_dot -= rate D' delta. */
 static void
 direction_backward(const Network *network, Workspace *w, int l,
 				   const real *delta, real *b_dot)
 {
-	const Kernels *kernels = network->kernels;
 	const PackedLayer *layer = &network->meta[l - 1];
 	const Direction *direction = &w->direction;
 
-	for (int t = 0; t < direction->terms; t++)
-	{
-		const real *p = direction->p[l] + (size_t) t * layer->out_stride;
-		real		along = kernels->dot(layer->out_stride, p, delta);
-
-		kernels->add_scaled(layer->in_stride,
-							network->inner_rate[l - 1] * along,
-							direction->q[l] + (size_t) t * layer->in_stride,
-							b_dot);
-	}
+	network->kernels->add_pairs(direction->terms, -network->inner_rate[l - 1],
+								layer->out_stride, direction->p[l],
+								layer->out_stride, delta, NULL,
+								layer->in_stride, direction->q[l],
+								layer->in_stride, b_dot);
 }
 
 /* v_k from v_k+1 where the whole meta block adapts. */
@@ -579,7 +609,7 @@ step_back(const Network *network, Workspace *w, const Task *task, int k,
 		if (l == 1)
 			memset(w->u_dot[1], 0, width * sizeof(real));
 		else
-			inner_loop_layer(network, &w->loop, k, l, w->h_dot[l - 1], 0,
+			inner_loop_layer(network, &w->loop, k, l, w->h_dot[l - 1], true,
 							 w->u_dot[l]);
 		direction_forward(network, w, k, l, w->u_dot[l], &rate_gradient[l - 1]);
 		if (l < L)
@@ -610,16 +640,16 @@ step_back(const Network *network, Workspace *w, const Task *task, int k,
 									  w->delta_dot[l - 1]);
 		else
 			for (int j = 0; j < shape->meta_width[0]; j++)
-				task->x_gradient[j] -= w->b_dot[j];
+				task->x_gradient[j] += w->b_dot[j];
 	}
 
 	/* the tangent of delta h' is delta_dot h' + delta h_dot' */
 	for (int l = 1; l <= L; l++)
-		direction_add(&w->direction, shape, l, -1, w->delta_dot[l],
+		direction_add(&w->direction, shape, l, w->delta_dot[l],
 					  pass->h[l - 1]);
 	direction_end(&w->direction, 1);
 	for (int l = 1; l <= L; l++)
-		direction_add(&w->direction, shape, l, -1, pass->delta[l],
+		direction_add(&w->direction, shape, l, pass->delta[l],
 					  w->h_dot[l - 1]);
 	direction_end(&w->direction, 0);
 }
@@ -640,31 +670,57 @@ step_back_embedding(const Network *network, Workspace *w, const Task *task,
 		return;
 
 	for (int j = 0; j < width; j++)
-		w->h_dot[L][j] = network->inner_rate[L - 1] * v[j];
+		w->h_dot[L][j] = -network->inner_rate[L - 1] * v[j];
 	memset(w->delta_dot[L], 0, width * sizeof(real));
 	support_tangent(network, w, task, k, w->h_dot[L], gradient,
 					w->delta_dot[L]);
 	for (int j = 0; j < width; j++)
-		v[j] -= w->delta_dot[L][j];
+		v[j] += w->delta_dot[L][j];
 }
 
 /* Adds a direction's matrices, the gradient of the meta block. */
 static void
-add_direction(const Network *network, const Direction *direction,
-			  real *gradient)
+add_direction(const Network *network, Workspace *w, real *gradient)
 {
 	const NetworkShape *shape = &network->shape;
+	const Direction *direction = &w->direction;
 
 	for (int l = 1; l <= shape->meta_layers; l++)
 	{
 		const PackedLayer *layer = &network->meta[l - 1];
 
-		add_products(network, META_WEIGHT(shape, l - 1), 1, direction->terms,
-					 direction->p[l], direction->q[l], gradient);
-		for (int t = 0; t < direction->terms; t++)
-			add_to(network, META_BIAS(shape, l - 1), layer->out,
-				   direction->q_bias[t],
-				   direction->p[l] + (size_t) t * layer->out_stride, gradient);
+		add_products(network, META_WEIGHT(shape, l - 1), layer->in,
+					 direction->terms, direction->p[l], direction->q[l],
+					 layer->in_stride, gradient);
+		network->kernels->sum_rows(direction->terms, layer->out_stride,
+								   direction->q_bias, direction->p[l],
+								   layer->out_stride, w->back);
+		add_to(network, META_BIAS(shape, l - 1), layer->out, 1, w->back,
+			   gradient);
+	}
+}
+
+/* Adds what has waited in pairs: the prior's rows or not, and of these steps. */
+static void
+add_pairs(const Network *network, Workspace *w, bool prior, int steps,
+		  real *gradient)
+{
+	const NetworkShape *shape = &network->shape;
+	size_t		from = prior ? 0 : paired_row(w, -1);
+	int			count = paired_row(w, steps) - from;
+
+	add_products(network, GLOBAL_WEIGHT(shape, 0),
+				 network_concatenated_size(shape), w->terms, w->first_delta,
+				 w->first_e, kernel_stride(network_embedding_size(shape)),
+				 gradient);
+	for (int l = 1; l < shape->global_layers - 1; l++)
+	{
+		int			in = kernel_stride(shape->global_width[l]);
+		int			out = kernel_stride(shape->global_width[l + 1]);
+
+		add_products(network, GLOBAL_WEIGHT(shape, l), shape->global_width[l],
+					 count, w->pairs.delta[l + 1] + from * out,
+					 w->pairs.h[l] + from * in, in, gradient);
 	}
 }
 
@@ -705,7 +761,8 @@ gradient_task(const Network *network, const OuterLoss *outer, Task *task,
 
 	v = w.direction.embedding;
 	memset(v, 0, E * sizeof(real));
-	loss.query = query_gradient(network, &w, task, K, scale, gradient, v);
+	loss.query = query_gradient(network, &w, task, K, scale, &w.query,
+								gradient, v);
 
 	if (shape->adapts == ADAPTS_EMBEDDING)
 	{
@@ -726,8 +783,8 @@ gradient_task(const Network *network, const OuterLoss *outer, Task *task,
 
 		memset(prior, 0, E * sizeof(real));
 		loss.prior = query_gradient(network, &w, task, 0,
-									scale * outer->prior_loss, gradient,
-									prior);
+									scale * outer->prior_loss, &w.prior,
+									gradient, prior);
 		for (int j = 0; j < E; j++)
 			v[j] += prior[j];
 	}
@@ -735,22 +792,10 @@ gradient_task(const Network *network, const OuterLoss *outer, Task *task,
 	/* what is left in v came to the embedding at phi_0 itself */
 	if (shape->adapts == ADAPTS_EMBEDDING || outer->prior_loss > 0)
 		meta_gradient(network, &w, 0, v, task->x_gradient);
-	add_direction(network, &w.direction, gradient);
+	add_direction(network, &w, gradient);
+	add_pairs(network, &w, outer->prior_loss > 0, outer->order == 1 ? 0 : K,
+			  gradient);
 	return loss;
-}
-
-void
-gradient_candidate_half(const Network *network, int n, const real *z,
-						real *half)
-{
-	const PackedLayer *candidate = &network->candidate;
-
-	for (int i = 0; i < n; i++)
-		memcpy(half + (size_t) i * candidate->out_stride, candidate->bias,
-			   candidate->out_stride * sizeof(real));
-	blas_multiply_add(false, false, n, candidate->out_stride, candidate->in, 1,
-					  z, candidate->in, candidate->forward,
-					  candidate->out_stride, half, candidate->out_stride);
 }
 
 void
@@ -763,26 +808,26 @@ gradient_candidate(const Network *network, int n, const real *z,
 	int			dz = network_candidate_size(shape);
 	int			ld = network_half_size(shape);
 	int			first = kernel_stride(shape->global_width[1]);
-	const real *parameters = network->parameters;
 	const size_t c_z = weight->offset + network_concatenated_size(shape);
 	const size_t p = network->tensors[FACTOR_WEIGHT(shape)].offset;
 
-	blas_multiply_add(true, false, weight->rows, dz, n, 1, half_gradient, ld,
-					  z, dz, gradient + c_z, weight->columns);
-	blas_multiply_add(true, false, shape->factor_size, dz, n, 1,
-					  half_gradient + first, ld, z, dz, gradient + p, dz);
-	for (int i = 0; i < n; i++)
-	{
-		add_to(network, GLOBAL_BIAS(shape, 0), weight->rows, 1,
-			   half_gradient + (size_t) i * ld, gradient);
-		add_to(network, FACTOR_BIAS(shape), shape->factor_size, 1,
-			   half_gradient + (size_t) i * ld + first, gradient);
-	}
-
 	zero(z_gradient, (size_t) n * dz);
-	blas_multiply_add(false, false, n, dz, weight->rows, 1, half_gradient, ld,
-					  parameters + c_z, weight->columns, z_gradient, dz);
-	blas_multiply_add(false, false, n, dz, shape->factor_size, 1,
-					  half_gradient + first, ld, parameters + p, dz,
-					  z_gradient, dz);
+	for (int i = 0; i < n; i += CANDIDATE_ROWS)
+	{
+		int			rows = n - i < CANDIDATE_ROWS ? n - i : CANDIDATE_ROWS;
+		const real *z_i = z + (size_t) i * dz;
+		const real *half_i = half_gradient + (size_t) i * ld;
+		real	   *z_gradient_i = z_gradient + (size_t) i * dz;
+
+		blas_multiply_add(true, false, weight->rows, dz, rows, 1, half_i, ld,
+						  z_i, dz, gradient + c_z, weight->columns);
+		blas_multiply_add(true, false, shape->factor_size, dz, rows, 1,
+						  half_i + first, ld, z_i, dz, gradient + p, dz);
+		blas_multiply_add(false, false, rows, dz, weight->rows, 1, half_i, ld,
+						  network->parameters + c_z, weight->columns,
+						  z_gradient_i, dz);
+		blas_multiply_add(false, false, rows, dz, shape->factor_size, 1,
+						  half_i + first, ld, network->parameters + p, dz,
+						  z_gradient_i, dz);
+	}
 }

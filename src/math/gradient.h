@@ -52,25 +52,18 @@ extern size_t gradient_size(const NetworkShape *shape, int n, int q);
  *
  *		J = scale / (1 + lambda) (sum of w l at phi_K + lambda at phi_0)
  *
- * over query rows, except with respect to C_z, c_1, P and p, which follow
- * from the half gradients of many tasks at once by gradient_candidate.
+ * over query rows, except with respect to C_z and P, which follow from the
+ * half gradients of many tasks at once by gradient_candidate.
  */
 extern TaskLoss gradient_task(const Network *network, const OuterLoss *outer,
 							  Task *task, real *memory, real *gradient);
 
 /*
- * Adds the gradient of C_z, c_1, P and p given the gradient of n rows'
+ * Adds the gradient of C_z and P given the gradient of n rows'
  * candidate halves and their z (n x dz); fills in z_gradient (n x dz).
  */
 extern void gradient_candidate(const Network *network, int n, const real *z,
 							   const real *half_gradient, real *gradient,
 							   real *z_gradient);
-
-/*
- * network_candidate_half for training: the same product by BLAS, whose bits
- * may depend on n.
- */
-extern void gradient_candidate_half(const Network *network, int n,
-									const real *z, real *half);
 
 #endif							/* MATH_GRADIENT_H */

@@ -1,12 +1,12 @@
 /*
  * kernel.h
- *	  The small products and the elementwise passes of the hot path, in one
- *	  version per instruction set.
+ *	  The small products of the hot path, what happens to a row before and
+ *	  after them, and the losses, in one version per instruction set.
  *
- * Layout: a matrix is row-major, and every row is padded with zeros to a
- * multiple of KERNEL_PAD numbers (kernel_stride), so that no kernel has a
+ * Layout: a matrix of rows is row-major, and every row is padded with zeros to
+ * a multiple of KERNEL_PAD numbers (kernel_stride), so that no kernel has a
  * tail.  A padded weight is zero and every activation maps 0 to 0, so padding
- * stays zero all the way through.
+ * stays zero all the way through.  Weights lie in panels (kernel_weight).
  *
  * Order: every number is summed over its terms in one fixed order, which
  * depends on no other row.  A row therefore has the same bits alone and in
@@ -35,29 +35,138 @@ typedef enum Activation
 	ACTIVATION_GELU				/* the exact one, by erf */
 } Activation;
 
+typedef enum Loss
+{
+	LOSS_BINARY,				/* softplus(s) - y s */
+	LOSS_SQUARED				/* (s - y)^2 / 2 */
+} Loss;
+
+/*
+ * The weights of a product, inner x width, lie in panels of KERNEL_PANEL
+ * columns (the last may be half as wide), each inner x its width: what a block
+ * of rows meets is one run of memory.  This is where w(k, j) lies.
+ */
+#define KERNEL_PANEL 32
+
+static inline size_t
+kernel_weight(int inner, int width, int k, int j)
+{
+	int			panel = j / KERNEL_PANEL * KERNEL_PANEL;
+	int			columns = width - panel < KERNEL_PANEL ? width - panel :
+		KERNEL_PANEL;
+
+	return (size_t) panel * inner + (size_t) k * columns + (j - panel);
+}
+
 /*
  * Below, n counts rows, `width` is a padded row length, u is what goes into
  * an activation and h = a(u) what comes out.  An ld is a distance between
  * rows; 0 repeats one row.
+ *
+ * Where u is not wanted it may be NULL, but for ACTIVATION_GELU: the others'
+ * derivatives follow from h.
  */
 typedef struct Kernels
 {
 	const char *name;
 
-	/* C = A B + bias; A is n x inner, B inner x width, bias a row or NULL */
+	/* C = A W + bias; A is n x inner, W inner x width, bias a row or NULL */
 	void		(*multiply) (int n, int inner, int width,
-							 const real *a, int lda, const real *b,
+							 const real *a, int lda, const real *w,
 							 const real *bias, real *c);
+
+	/* a layer forwards: u = A W + bias, h = a(u) */
+	void		(*layer) (Activation activation, int n, int inner, int width,
+						  const real *a, int lda, const real *w,
+						  const real *bias, real *u, real *h);
+
+	/*
+	 * A layer backwards: b = delta W, delta_in = b a'(u), and sum its rows
+	 * added up.  b and delta_in may be NULL, but for b where the activation is
+	 * not relu.
+	 */
+	void		(*layer_back) (Activation activation, int n, int inner,
+							   int width, const real *delta, int ld,
+							   const real *w, const real *u, const real *h,
+							   real *b, real *delta_in, real *sum);
+
+	/* the first layer, whose products are known: u = A + row, h = a(u) */
+	void		(*first_layer) (Activation activation, int n, int width,
+								const real *a, int lda, const real *row,
+								real *u, real *h);
+
+	/* the last: s = H last + F factor + bias + offset (NULL: none) */
+	void		(*last_layer) (int n, int width, const real *h,
+							   const real *last, int factor_width,
+							   const real *f, int ldf, const real *factor,
+							   real bias, const real *offset, real *s);
+
+	/*
+	 * The last layer backwards from r = dL/ds: b = r last, delta = b a'(u), and
+	 * sum its rows added up.  b may be NULL.
+	 */
+	void		(*last_layer_back) (Activation activation, int n, int width,
+									const real *r, const real *last,
+									const real *u, const real *h,
+									real *b, real *delta, real *sum);
+
+	/*
+	 * The tangents of these: u_dot = A_dot W, h_dot = a'(u) u_dot.  u_dot may
+	 * be NULL where the activation is relu, which has no curvature.
+	 */
+	void		(*layer_tangent) (Activation activation, int n, int inner,
+								  int width, const real *a_dot, int lda,
+								  const real *w, const real *u, const real *h,
+								  real *u_dot, real *h_dot);
+
+	/*
+	 * b_dot = delta_dot W, delta_in_dot = b_dot a'(u) + b a''(u) u_dot, and sum
+	 * its rows added up.  Of relu b, u_dot and b_dot may be NULL.
+	 */
+	void		(*layer_back_tangent) (Activation activation, int n, int inner,
+									   int width, const real *delta_dot,
+									   int ld, const real *w, const real *u,
+									   const real *h, const real *b,
+									   const real *u_dot, int ld_dot,
+									   real *b_dot, real *delta_in_dot,
+									   real *sum);
+
+	/* The same of the last layer; b_dot may be NULL. */
+	void		(*last_layer_back_tangent) (Activation activation, int n,
+											int width, const real *r_dot,
+											const real *last, const real *u,
+											const real *h, const real *b,
+											const real *u_dot, int ld_dot,
+											real *b_dot, real *delta_dot,
+											real *sum);
+
+	/*
+	 * Returns the sum of w l(s), w being weights (NULL: 1).  Fills in r = scale
+	 * w dl/ds, and where it is not NULL c = scale w d2l/ds2.  Those under
+	 * 1e-18 are zero: a saturated score's would be denormal a few products
+	 * later, and slow everything by forty times.
+	 */
+	real		(*losses) (Loss loss, int n, real scale, const real *s,
+						   const real *label, const real *weight, real *r,
+						   real *c);
+
+	/* p = 1 / (1 + exp(-s)); p may be s */
+	void		(*sigmoid) (int n, const real *s, real *p);
+
+	/*
+	 * y += scale times the sum over t < terms of (q_t . h + one_t) p_t; rows
+	 * q_t are q_width long and ldq apart, p_t width and ldp, one NULL for zeros.
+	 */
+	void		(*add_pairs) (int terms, real scale, int q_width,
+							  const real *q, int ldq, const real *h,
+							  const real *one, int width, const real *p,
+							  int ldp, real *y);
 
 	/* sum of a[j] b[j] */
 	real		(*dot) (int width, const real *a, const real *b);
 
 	/* y += scale x */
 	void		(*add_scaled) (int width, real scale, const real *x, real *y);
-
-	/* C = A + row */
-	void		(*add_row) (int n, int width, const real *a, int lda,
-							const real *row, real *c);
 
 	/* sum = the sum of the rows of A, each times its weight (NULL: 1) */
 	void		(*sum_rows) (int n, int width, const real *weight,

@@ -6,7 +6,7 @@
 
 #define KERNEL_NAME avx2
 #define KERNEL_BYTES 32
-#define KERNEL_ROWS 6
+#define KERNEL_ROWS 3
 #define KERNEL_VECTORS 2
 
 #include "kernel_body.h"

@@ -6,7 +6,7 @@
 
 #define KERNEL_NAME avx512
 #define KERNEL_BYTES 64
-#define KERNEL_ROWS 8
+#define KERNEL_ROWS 4
 #define KERNEL_VECTORS 2
 
 #include "kernel_body.h"

@@ -19,6 +19,8 @@ typedef int64_t lane_int;
 #define LN2_LOW 0x1.ef35793c7673p-45
 #define TANH_LIMIT 20.0
 #define EXPM1_TERMS 13
+#define EXP_LIMIT 708
+#define LOG1P_TERMS 16
 #else
 typedef int32_t lane_int;
 #define EXPONENT_SHIFT 23
@@ -27,7 +29,12 @@ typedef int32_t lane_int;
 #define LN2_LOW 0x1.7f7d1cp-20f
 #define TANH_LIMIT 10.0f
 #define EXPM1_TERMS 6
+#define EXP_LIMIT 87
+#define LOG1P_TERMS 7
 #endif
+
+/* Slopes under this are denormal after a few products more. */
+#define SMALLEST_SLOPE ((real) 1e-18)
 
 #define LANES ((int) (KERNEL_BYTES / sizeof(real)))
 
@@ -64,84 +71,285 @@ where(ivector mask, vector yes, vector no)
 	return (vector) ((mask & (ivector) yes) | (~mask & (ivector) no));
 }
 
+/* NaN stays NaN */
+INLINE vector
+relu_of(vector u)
+{
+	return where(u <= splat(0), splat(0), u);
+}
+
 /*
- * A block of rows x vectors of C.  Both counts are constants where this is
- * inlined, so that `sum` lives in registers.
+ * Sums across a vector: its halves are added up until 16 bytes are left, those
+ * as (x0 + x2) + (x1 + x3) of floats and x0 + x1 of doubles.
+ */
+typedef real quarter __attribute__((vector_size(16)));
+typedef int64_t words_32 __attribute__((vector_size(32)));
+typedef int64_t words_64 __attribute__((vector_size(64)));
+typedef real vector_32 __attribute__((vector_size(32)));
+
+INLINE quarter
+narrow(vector v)
+{
+#if KERNEL_BYTES == 64
+	vector_32	w =
+		(vector_32) __builtin_shufflevector((words_64) v, (words_64) v,
+											0, 1, 2, 3) +
+		(vector_32) __builtin_shufflevector((words_64) v, (words_64) v,
+											4, 5, 6, 7);
+#elif KERNEL_BYTES == 32
+	vector_32	w = v;
+#endif
+#if KERNEL_BYTES > 16
+	return (quarter) __builtin_shufflevector((words_32) w, (words_32) w,
+											 0, 1) +
+		(quarter) __builtin_shufflevector((words_32) w, (words_32) w, 2, 3);
+#else
+	return v;
+#endif
+}
+
+INLINE real
+total(vector v)
+{
+	quarter		q = narrow(v);
+
+#ifdef LIMAML_DOUBLE
+	return q[0] + q[1];
+#else
+	return (q[0] + q[2]) + (q[1] + q[3]);
+#endif
+}
+
+/* The sums of four vectors, one after another in memory. */
+INLINE void
+store_totals(real *p, const vector *v)
+{
+#ifdef LIMAML_DOUBLE
+	for (int r = 0; r < 4; r++)
+		p[r] = total(v[r]);
+#else
+	typedef quarter loose_quarter __attribute__((aligned(4), may_alias));
+	quarter		a = narrow(v[0]);
+	quarter		b = narrow(v[1]);
+	quarter		c = narrow(v[2]);
+	quarter		d = narrow(v[3]);
+	quarter		ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) +
+		__builtin_shufflevector(a, b, 2, 6, 3, 7);
+	quarter		cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) +
+		__builtin_shufflevector(c, d, 2, 6, 3, 7);
+
+	*(loose_quarter *) p = __builtin_shufflevector(ab, cd, 0, 1, 4, 5) +
+		__builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+#endif
+}
+
+/* The first n of LANES numbers, and zeros. */
+INLINE vector
+load_some(int n, const real *p)
+{
+	real		some[LANES] = {0};
+
+	if (n >= LANES)
+		return load(p);
+	memcpy(some, p, n * sizeof(real));
+	return load(some);
+}
+
+/* All bits set in the first n of LANES lanes. */
+INLINE ivector
+in_range(int n)
+{
+	ivector		lane;
+
+	for (int l = 0; l < LANES; l++)
+		lane[l] = l;
+	return lane < (ivector) ((lane_int) n - (ivector) {0});
+}
+
+INLINE void
+store_some(int n, real *p, vector v)
+{
+	real		some[LANES];
+
+	if (n >= LANES)
+		store(p, v);
+	else
+	{
+		store(some, v);
+		memcpy(p, some, n * sizeof(real));
+	}
+}
+
+/*
+ * Products
+ *
+ * A number of a product is summed in two chains, its even terms and its odd
+ * ones: a single row, whose sums have none beside them, would otherwise wait
+ * for each multiply-add to end.
+ */
+
+/* What becomes of a block of sums. */
+typedef enum Epilogue
+{
+	STORE,						/* c */
+	RELU,						/* c and, unless NULL, u */
+	RELU_BACK					/* c where h > 0, and before it, b; the sum
+								 * of c's rows; each unless NULL */
+} Epilogue;
+
+typedef struct Product
+{
+	int			inner;
+	int			width;
+	const real *a;
+	int			lda;
+	const real *w;
+	const real *bias;			/* or NULL */
+	real	   *c;				/* n x width */
+	real	   *u;				/* RELU */
+	const real *h;				/* RELU_BACK */
+	real	   *b;				/* RELU_BACK */
+	real	   *sum;			/* RELU_BACK: width */
+} Product;
+
+/*
+ * Rows i ... of column j ..., whose weights begin at w and are ld apart.  The
+ * counts are constants where this is inlined, so that the sums live in
+ * registers.
  */
 INLINE void
-multiply_block(const int rows, const int vectors, int inner, int width,
-			   const real *a, int lda, const real *b, const real *bias,
-			   real *c)
+product_block(const Epilogue epilogue, const int rows, const int vectors,
+			  const Product *p, int i, int j, const real *w, int ld)
 {
-	vector		sum[KERNEL_ROWS][KERNEL_VECTORS];
+	const real *a = p->a + (size_t) i * p->lda;
+	int			lda = p->lda;
+	int			inner = p->inner;
+	vector		even[KERNEL_ROWS][KERNEL_VECTORS];
+	vector		odd[KERNEL_ROWS][KERNEL_VECTORS];
+	int			k = 0;
 
 	for (int r = 0; r < rows; r++)
 		for (int v = 0; v < vectors; v++)
-			sum[r][v] = bias ? load(bias + v * LANES) : splat(0);
+		{
+			even[r][v] = p->bias ? load(p->bias + j + v * LANES) : splat(0);
+			odd[r][v] = splat(0);
+		}
 
-	for (int k = 0; k < inner; k++)
+	for (; k + 2 <= inner; k += 2, w += 2 * ld)
 	{
-		vector		b_k[KERNEL_VECTORS];
+		vector		w_k[KERNEL_VECTORS];
 
 		for (int v = 0; v < vectors; v++)
-			b_k[v] = load(b + (size_t) k * width + v * LANES);
+			w_k[v] = load(w + v * LANES);
 		for (int r = 0; r < rows; r++)
 		{
 			vector		a_rk = splat(a[(size_t) r * lda + k]);
 
 			for (int v = 0; v < vectors; v++)
-				sum[r][v] += a_rk * b_k[v];
+				even[r][v] += a_rk * w_k[v];
+		}
+		for (int v = 0; v < vectors; v++)
+			w_k[v] = load(w + ld + v * LANES);
+		for (int r = 0; r < rows; r++)
+		{
+			vector		a_rk = splat(a[(size_t) r * lda + k + 1]);
+
+			for (int v = 0; v < vectors; v++)
+				odd[r][v] += a_rk * w_k[v];
 		}
 	}
+	if (k < inner)
+		for (int r = 0; r < rows; r++)
+			for (int v = 0; v < vectors; v++)
+				even[r][v] += splat(a[(size_t) r * lda + k]) *
+					load(w + v * LANES);
 
-	for (int r = 0; r < rows; r++)
-		for (int v = 0; v < vectors; v++)
-			store(c + (size_t) r * width + v * LANES, sum[r][v]);
+	for (int v = 0; v < vectors; v++)
+	{
+		size_t		at = (size_t) i * p->width + j + v * LANES;
+		vector		sum = splat(0);
+
+		if (epilogue == RELU_BACK && p->sum)
+			sum = load(p->sum + j + v * LANES);
+		for (int r = 0; r < rows; r++, at += p->width)
+		{
+			vector		c = even[r][v] + odd[r][v];
+
+			if (epilogue == RELU)
+			{
+				if (p->u)
+					store(p->u + at, c);
+				c = relu_of(c);
+			}
+			else if (epilogue == RELU_BACK)
+			{
+				if (p->b)
+					store(p->b + at, c);
+				c = where(load(p->h + at) > splat(0), c, splat(0));
+				sum += c;
+				if (p->c == NULL)
+					continue;
+			}
+			store(p->c + at, c);
+		}
+		if (epilogue == RELU_BACK && p->sum)
+			store(p->sum + j + v * LANES, sum);
+	}
 }
 
-/* All columns of `rows` rows. */
+/* Columns j ... of a panel, of all n rows. */
 INLINE void
-multiply_rows(const int rows, int inner, int width, const real *a, int lda,
-			  const real *b, const real *bias, real *c)
-{
-	int			j = 0;
-
-	for (; j + KERNEL_VECTORS * LANES <= width; j += KERNEL_VECTORS * LANES)
-		multiply_block(rows, KERNEL_VECTORS, inner, width, a, lda, b + j,
-					   bias ? bias + j : NULL, c + j);
-	for (; j < width; j += LANES)
-		multiply_block(rows, 1, inner, width, a, lda, b + j,
-					   bias ? bias + j : NULL, c + j);
-}
-
-static void
-multiply(int n, int inner, int width, const real *a, int lda, const real *b,
-		 const real *bias, real *c)
+product_columns(const Epilogue epilogue, const int vectors, int n,
+				const Product *p, int j, const real *w, int ld)
 {
 	int			i = 0;
 
 	for (; i + KERNEL_ROWS <= n; i += KERNEL_ROWS)
-		multiply_rows(KERNEL_ROWS, inner, width, a + (size_t) i * lda, lda,
-					  b, bias, c + (size_t) i * width);
-	for (; i + 2 <= n; i += 2)
-		multiply_rows(2, inner, width, a + (size_t) i * lda, lda,
-					  b, bias, c + (size_t) i * width);
-	if (i < n)
-		multiply_rows(1, inner, width, a + (size_t) i * lda, lda,
-					  b, bias, c + (size_t) i * width);
+		product_block(epilogue, KERNEL_ROWS, vectors, p, i, j, w, ld);
+	for (; i + 2 <= n && KERNEL_ROWS > 2; i += 2)
+		product_block(epilogue, 2, vectors, p, i, j, w, ld);
+	for (; i < n; i++)
+		product_block(epilogue, 1, vectors, p, i, j, w, ld);
+}
+
+INLINE void
+product(const Epilogue epilogue, int n, const Product *p)
+{
+	for (int panel = 0; panel < p->width; panel += KERNEL_PANEL)
+	{
+		int			ld = p->width - panel < KERNEL_PANEL ? p->width - panel :
+			KERNEL_PANEL;
+		const real *w = p->w + (size_t) panel * p->inner;
+		int			j = 0;
+
+		for (; j + KERNEL_VECTORS * LANES <= ld; j += KERNEL_VECTORS * LANES)
+			product_columns(epilogue, KERNEL_VECTORS, n, p, panel + j, w + j,
+							ld);
+		for (; j < ld; j += LANES)
+			product_columns(epilogue, 1, n, p, panel + j, w + j, ld);
+	}
+}
+
+static void
+multiply(int n, int inner, int width, const real *a, int lda, const real *w,
+		 const real *bias, real *c)
+{
+	const Product p = {
+		.inner = inner, .width = width, .a = a, .lda = lda, .w = w,
+		.bias = bias, .c = c
+	};
+
+	product(STORE, n, &p);
 }
 
 static real
 dot(int width, const real *a, const real *b)
 {
 	vector		sum = splat(0);
-	real		total = 0;
 
 	for (int j = 0; j < width; j += LANES)
 		sum += load(a + j) * load(b + j);
-	for (int l = 0; l < LANES; l++)
-		total += sum[l];
-	return total;
+	return total(sum);
 }
 
 static void
@@ -149,14 +357,6 @@ add_scaled(int width, real scale, const real *x, real *y)
 {
 	for (int j = 0; j < width; j += LANES)
 		store(y + j, load(y + j) + scale * load(x + j));
-}
-
-static void
-add_row(int n, int width, const real *a, int lda, const real *row, real *c)
-{
-	for (int i = 0; i < n; i++, a += lda, c += width)
-		for (int j = 0; j < width; j += LANES)
-			store(c + j, load(a + j) + load(row + j));
 }
 
 static void
@@ -178,16 +378,16 @@ sum_rows(int n, int width, const real *weight, const real *a, int lda,
 }
 
 /*
- * tanh |x| = t / (t + 2) with t = exp(2 |x|) - 1, which keeps the relative
- * precision of small x.  With 2 |x| = k ln 2 + r, |r| <= ln 2 / 2,
+ * exp(x) - 1 in two parts, so that either it or exp(x) can be formed without
+ * loss.  With x = k ln 2 + r, |r| <= ln 2 / 2,
  *
- *	  t = 2^k (exp(r) - 1) + (2^k - 1),
+ *	  exp(x) - 1 = 2^k (exp(r) - 1) + (2^k - 1),
  *
  * and exp(r) - 1 by its Taylor series: EXPM1_TERMS terms after r leave less
- * than half a unit in the last place.
+ * than half a unit in the last place.  2^k must be a normal number.
  */
-INLINE vector
-tanh_of(vector x)
+INLINE void
+exp_parts(vector x, vector *scale, vector *series)
 {
 	static const real inverse_factorial[] = {
 		1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040,
@@ -195,35 +395,67 @@ tanh_of(vector x)
 		1.0 / 479001600, 1.0 / 6227020800, 1.0 / 87178291200
 	};
 	const vector magic = splat(ROUNDING_MAGIC);
+
+	/* adding the magic number leaves the nearest integer in the low bits */
+	vector		shifted = x * (real) M_LOG2E + magic;
+	vector		k = shifted - magic;
+	vector		r = x - k * LN2_HIGH;
+	vector		s = splat(inverse_factorial[EXPM1_TERMS - 1]);
+
+	r = r - k * LN2_LOW;
+	for (int i = EXPM1_TERMS - 2; i >= 0; i--)
+		s = s * r + inverse_factorial[i];
+	*series = s * r * r + r;
+	*scale = (vector) ((ivector) splat(1) +
+					   (((ivector) shifted - (ivector) magic)
+						<< EXPONENT_SHIFT));
+}
+
+/* tanh |x| = t / (t + 2) with t = exp(2 |x|) - 1: precise for small x, too. */
+INLINE vector
+tanh_of(vector x)
+{
 	ivector		sign = (ivector) x & (ivector) splat(-0.0);
 	vector		y = (vector) ((ivector) x & ~(ivector) splat(-0.0));
-	vector		shifted,
-				k,
-				r,
+	vector		scale,
 				series,
-				scale,
 				t;
 
 	/* comparisons are such that NaN stays NaN */
 	y = 2 * where(y > splat(TANH_LIMIT), splat(TANH_LIMIT), y);
-
-	/* adding the magic number leaves the nearest integer in the low bits */
-	shifted = y * (real) M_LOG2E + magic;
-	k = shifted - magic;
-	r = y - k * LN2_HIGH;
-	r = r - k * LN2_LOW;
-
-	series = splat(inverse_factorial[EXPM1_TERMS - 1]);
-	for (int i = EXPM1_TERMS - 2; i >= 0; i--)
-		series = series * r + inverse_factorial[i];
-	series = series * r * r + r;
-
-	scale = (vector) ((ivector) splat(1) +
-					  (((ivector) shifted - (ivector) magic)
-					   << EXPONENT_SHIFT));
+	exp_parts(y, &scale, &series);
 	t = scale * series + (scale - 1);
 	t = t / (t + 2);
 	return (vector) ((ivector) t | sign);
+}
+
+/* exp(-|x|); from EXP_LIMIT on as there, still a normal number. */
+INLINE vector
+exp_of_minus(vector x)
+{
+	vector		y = (vector) ((ivector) x & ~(ivector) splat(-0.0));
+	vector		scale,
+				series;
+
+	exp_parts(-where(y > splat(EXP_LIMIT), splat(EXP_LIMIT), y), &scale,
+			  &series);
+	return scale * series + scale;
+}
+
+/*
+ * log(1 + e) of e in [0, 1]: 2 artanh(t) with t = e / (2 + e) <= 1/3, by its
+ * series.
+ */
+INLINE vector
+log1p_of(vector e)
+{
+	vector		t = e / (2 + e);
+	vector		t2 = t * t;
+	vector		s = splat((real) 1 / (2 * LOG1P_TERMS + 1));
+
+	for (int i = LOG1P_TERMS - 1; i >= 0; i--)
+		s = s * t2 + (real) 1 / (2 * i + 1);
+	return 2 * t * s;
 }
 
 /* The normal distribution's density and distribution function, for gelu. */
@@ -250,7 +482,7 @@ value_of(const Activation activation, vector u)
 		case ACTIVATION_TANH:
 			return tanh_of(u);
 		case ACTIVATION_RELU:
-			return where(u <= splat(0), splat(0), u);
+			return relu_of(u);
 		case ACTIVATION_GELU:
 			break;
 	}
@@ -344,7 +576,7 @@ static void
 backward(Activation activation, int n, int width, const real *u,
 		 const real *h, const real *b, real *delta)
 {
-	BY_ACTIVATION(backward_loop, (size_t) n * width, u, h, b, delta);
+	BY_ACTIVATION(backward_loop, (size_t) n * width, u ? u : h, h, b, delta);
 }
 
 INLINE void
@@ -367,7 +599,7 @@ static void
 tangent(Activation activation, int n, int width, const real *u,
 		const real *h, const real *u_dot, int ld_dot, real *h_dot)
 {
-	BY_ACTIVATION(tangent_loop, n, width, u, h, u_dot, ld_dot, h_dot);
+	BY_ACTIVATION(tangent_loop, n, width, u ? u : h, h, u_dot, ld_dot, h_dot);
 }
 
 INLINE void
@@ -402,8 +634,351 @@ backward_tangent(Activation activation, int n, int width, const real *u,
 				 const real *h, const real *b, const real *b_dot,
 				 const real *u_dot, int ld_dot, real *delta_dot)
 {
-	BY_ACTIVATION(backward_tangent_loop, n, width, u, h, b, b_dot, u_dot,
-				  ld_dot, delta_dot);
+	BY_ACTIVATION(backward_tangent_loop, n, width, u ? u : h, h, b, b_dot,
+				  u_dot, ld_dot, delta_dot);
+}
+
+/*
+ * Layers
+ *
+ * Only relu goes into a product's epilogue.  The others cost so much more than
+ * a pass over numbers just written that a pass of their own is as good.
+ */
+
+static void
+layer(Activation activation, int n, int inner, int width, const real *a,
+	  int lda, const real *w, const real *bias, real *u, real *h)
+{
+	Product		p = {
+		.inner = inner, .width = width, .a = a, .lda = lda, .w = w,
+		.bias = bias, .u = u, .c = h
+	};
+
+	if (activation == ACTIVATION_RELU)
+		product(RELU, n, &p);
+	else
+	{
+		p.c = u ? u : h;
+		product(STORE, n, &p);
+		activate(activation, n, width, p.c, h);
+	}
+}
+
+static void
+layer_back(Activation activation, int n, int inner, int width,
+		   const real *delta, int ld, const real *w, const real *u,
+		   const real *h, real *b, real *delta_in, real *sum)
+{
+	Product		p = {
+		.inner = inner, .width = width, .a = delta, .lda = ld, .w = w,
+		.h = h, .b = b, .c = delta_in, .sum = sum
+	};
+
+	if (activation == ACTIVATION_RELU)
+	{
+		memset(sum, 0, width * sizeof(real));
+		product(RELU_BACK, n, &p);
+	}
+	else
+	{
+		p.c = b;
+		product(STORE, n, &p);
+		if (delta_in == NULL)
+			delta_in = b;
+		backward(activation, n, width, u, h, b, delta_in);
+		sum_rows(n, width, NULL, delta_in, width, sum);
+	}
+}
+
+INLINE void
+first_layer_loop(const Activation activation, int n, int width,
+				 const real *a, int lda, const real *row, real *u, real *h)
+{
+	for (int i = 0; i < n; i++, a += lda, h += width)
+		for (int j = 0; j < width; j += LANES)
+		{
+			vector		u_j = load(a + j) + load(row + j);
+
+			if (u)
+				store(u + (size_t) i * width + j, u_j);
+			store(h + j, value_of(activation, u_j));
+		}
+}
+
+static void
+first_layer(Activation activation, int n, int width, const real *a, int lda,
+			const real *row, real *u, real *h)
+{
+	BY_ACTIVATION(first_layer_loop, n, width, a, lda, row, u, h);
+}
+
+INLINE vector
+last_layer_row(int width, const real *h, const real *last, int factor_width,
+			   const real *f, const real *factor)
+{
+	vector		sum = splat(0);
+
+	for (int j = 0; j < width; j += LANES)
+		sum += load(h + j) * load(last + j);
+	for (int j = 0; j < factor_width; j += LANES)
+		sum += load(f + j) * load(factor + j);
+	return sum;
+}
+
+static void
+last_layer(int n, int width, const real *h, const real *last,
+		   int factor_width, const real *f, int ldf, const real *factor,
+		   real bias, const real *offset, real *s)
+{
+	int			i = 0;
+
+	for (; i + 4 <= n; i += 4)
+	{
+		vector		sum[4];
+
+		for (int r = 0; r < 4; r++, h += width, f += ldf)
+			sum[r] = last_layer_row(width, h, last, factor_width, f, factor);
+		store_totals(s + i, sum);
+	}
+	for (; i < n; i++, h += width, f += ldf)
+		s[i] = total(last_layer_row(width, h, last, factor_width, f, factor));
+
+	for (i = 0; i < n; i++)
+		s[i] += bias + (offset ? offset[i] : 0);
+}
+
+INLINE void
+last_layer_back_loop(const Activation activation, int n, int width,
+					 const real *r, const real *last, const real *u,
+					 const real *h, real *b, real *delta, real *sum)
+{
+	for (int j = 0; j < width; j += LANES)
+	{
+		vector		last_j = load(last + j);
+		vector		total_j = splat(0);
+
+		for (int i = 0; i < n; i++)
+		{
+			size_t		at = (size_t) i * width + j;
+			vector		b_i = r[i] * last_j;
+			vector		h_i = load(h + at);
+			vector		u_i = load(u + at);
+
+			if (b)
+				store(b + at, b_i);
+			b_i *= slope_of(activation, u_i, h_i);
+			store(delta + at, b_i);
+			total_j += b_i;
+		}
+		store(sum + j, total_j);
+	}
+}
+
+static void
+last_layer_back(Activation activation, int n, int width, const real *r,
+				const real *last, const real *u, const real *h, real *b,
+				real *delta, real *sum)
+{
+	BY_ACTIVATION(last_layer_back_loop, n, width, r, last, u ? u : h, h, b,
+				  delta, sum);
+}
+
+static void
+layer_tangent(Activation activation, int n, int inner, int width,
+			  const real *a_dot, int lda, const real *w, const real *u,
+			  const real *h, real *u_dot, real *h_dot)
+{
+	Product		p = {
+		.inner = inner, .width = width, .a = a_dot, .lda = lda, .w = w,
+		.h = h, .b = u_dot, .c = h_dot
+	};
+
+	if (activation == ACTIVATION_RELU)
+		product(RELU_BACK, n, &p);
+	else
+	{
+		p.c = u_dot;
+		product(STORE, n, &p);
+		tangent(activation, n, width, u, h, u_dot, width, h_dot);
+	}
+}
+
+static void
+layer_back_tangent(Activation activation, int n, int inner, int width,
+				   const real *delta_dot, int ld, const real *w,
+				   const real *u, const real *h, const real *b,
+				   const real *u_dot, int ld_dot, real *b_dot,
+				   real *delta_in_dot, real *sum)
+{
+	Product		p = {
+		.inner = inner, .width = width, .a = delta_dot, .lda = ld, .w = w,
+		.h = h, .b = b_dot, .c = delta_in_dot, .sum = sum
+	};
+
+	if (activation == ACTIVATION_RELU)
+	{
+		memset(sum, 0, width * sizeof(real));
+		product(RELU_BACK, n, &p);
+	}
+	else
+	{
+		p.c = b_dot;
+		product(STORE, n, &p);
+		backward_tangent(activation, n, width, u, h, b, b_dot, u_dot, ld_dot,
+						 delta_in_dot);
+		sum_rows(n, width, NULL, delta_in_dot, width, sum);
+	}
+}
+
+INLINE void
+last_layer_back_tangent_loop(const Activation activation, int n, int width,
+							 const real *r_dot, const real *last,
+							 const real *u, const real *h, const real *b,
+							 const real *u_dot, int ld_dot, real *b_dot,
+							 real *delta_dot, real *sum)
+{
+	for (int j = 0; j < width; j += LANES)
+	{
+		vector		last_j = load(last + j);
+		vector		total_j = splat(0);
+
+		for (int i = 0; i < n; i++)
+		{
+			size_t		at = (size_t) i * width + j;
+			vector		b_dot_i = r_dot[i] * last_j;
+			vector		h_i = load(h + at);
+			vector		u_i = load(u + at);
+
+			if (b_dot)
+				store(b_dot + at, b_dot_i);
+			b_dot_i *= slope_of(activation, u_i, h_i);
+			if (activation != ACTIVATION_RELU)
+				b_dot_i += load(b + at) * curvature_of(activation, u_i, h_i) *
+					load(u_dot + (size_t) i * ld_dot + j);
+			store(delta_dot + at, b_dot_i);
+			total_j += b_dot_i;
+		}
+		store(sum + j, total_j);
+	}
+}
+
+static void
+last_layer_back_tangent(Activation activation, int n, int width,
+						const real *r_dot, const real *last, const real *u,
+						const real *h, const real *b, const real *u_dot,
+						int ld_dot, real *b_dot, real *delta_dot, real *sum)
+{
+	BY_ACTIVATION(last_layer_back_tangent_loop, n, width, r_dot, last,
+				  u ? u : h, h, b, u_dot, ld_dot, b_dot, delta_dot, sum);
+}
+
+static void
+add_pairs(int terms, real scale, int q_width, const real *q, int ldq,
+		  const real *h, const real *one, int width, const real *p, int ldp,
+		  real *y)
+{
+	/* a few at a time, so that the dot products overlap */
+	for (int t = 0; t < terms;)
+	{
+		real		along[4];
+		int			some = terms - t < 4 ? terms - t : 4;
+
+		for (int s = 0; s < some; s++)
+			along[s] = scale * (dot(q_width, q + (size_t) (t + s) * ldq, h) +
+								(one ? one[t + s] : 0));
+		for (int j = 0; j < width; j += LANES)
+		{
+			vector		y_j = load(y + j);
+
+			for (int s = 0; s < some; s++)
+				y_j += along[s] * load(p + (size_t) (t + s) * ldp + j);
+			store(y + j, y_j);
+		}
+		t += some;
+	}
+}
+
+/*
+ * Losses
+ */
+
+INLINE vector
+without_denormals(vector x)
+{
+	vector		size = (vector) ((ivector) x & ~(ivector) splat(-0.0));
+
+	return where(size < splat(SMALLEST_SLOPE), splat(0), x);
+}
+
+/*
+ * 1 / (1 + exp(-s)) and its complement, with e = exp(-|s|): neither is a
+ * difference, so both keep their precision however small.
+ */
+INLINE void
+sigmoids(vector s, vector e, vector *p, vector *complement)
+{
+	vector		large = 1 / (1 + e);
+	vector		little = e * large;
+
+	*p = where(s < splat(0), little, large);
+	*complement = where(s < splat(0), large, little);
+}
+
+static void
+sigmoid(int n, const real *s, real *p)
+{
+	for (int i = 0; i < n; i += LANES)
+	{
+		vector		s_i = load_some(n - i, s + i);
+		vector		p_i,
+					complement;
+
+		sigmoids(s_i, exp_of_minus(s_i), &p_i, &complement);
+		store_some(n - i, p + i, p_i);
+	}
+}
+
+static real
+losses(Loss loss, int n, real scale, const real *s, const real *label,
+	   const real *weight, real *r, real *c)
+{
+	vector		sum = splat(0);
+
+	for (int i = 0; i < n; i += LANES)
+	{
+		vector		s_i = load_some(n - i, s + i);
+		vector		y = load_some(n - i, label + i);
+		vector		w = weight ? load_some(n - i, weight + i) :
+			(vector) (in_range(n - i) & (ivector) splat(1));
+		vector		value,
+					slope,
+					curvature;
+
+		if (loss == LOSS_SQUARED)
+		{
+			slope = s_i - y;
+			value = slope * slope / 2;
+			curvature = splat(1);
+		}
+		else
+		{
+			vector		e = exp_of_minus(s_i);
+			vector		p,
+						complement;
+
+			sigmoids(s_i, e, &p, &complement);
+
+			/* softplus(s) = max(s, 0) + log(1 + exp(-|s|)) */
+			value = relu_of(s_i) - y * s_i + log1p_of(e);
+			slope = where(y == splat(1), -complement, p - y);
+			curvature = without_denormals(p * complement);
+		}
+		sum += w * value;
+		store_some(n - i, r + i, scale * w * without_denormals(slope));
+		if (c)
+			store_some(n - i, c + i, scale * w * curvature);
+	}
+	return total(sum);
 }
 
 #define KERNELS_OF(name) KERNELS_OF_(name)
@@ -416,9 +991,19 @@ extern const Kernels KERNELS_OF(KERNEL_NAME);
 const Kernels KERNELS_OF(KERNEL_NAME) = {
 	.name = TEXT_OF(KERNEL_NAME),
 	.multiply = multiply,
+	.layer = layer,
+	.layer_back = layer_back,
+	.first_layer = first_layer,
+	.last_layer = last_layer,
+	.last_layer_back = last_layer_back,
+	.layer_tangent = layer_tangent,
+	.layer_back_tangent = layer_back_tangent,
+	.last_layer_back_tangent = last_layer_back_tangent,
+	.losses = losses,
+	.sigmoid = sigmoid,
+	.add_pairs = add_pairs,
 	.dot = dot,
 	.add_scaled = add_scaled,
-	.add_row = add_row,
 	.sum_rows = sum_rows,
 	.activate = activate,
 	.backward = backward,

@@ -494,20 +494,12 @@ forward(const Plan *plan, const real *theta, bool all, const real *x,
 static double
 row_losses(const Plan *plan, const MamlRows *rows, real scale, Pass *pass)
 {
-	Loss		kind = plan->network->shape.loss;
-	const real *score = pass->global.u[plan->global.layers];
-	real	   *residual = pass->global.delta[plan->global.layers];
-	double		loss = 0;
+	int			G = plan->global.layers;
 
-	for (int i = 0; i < rows->n; i++)
-	{
-		real		weight = rows->weight ? rows->weight[i] : 1;
-
-		loss += (double) weight * loss_value(kind, score[i], rows->label[i]);
-		residual[i] = scale * weight *
-			loss_slope(kind, score[i], rows->label[i]);
-	}
-	return loss;
+	return plan->network->kernels->losses(plan->network->shape.loss, rows->n,
+										  scale, pass->global.u[G],
+										  rows->label, rows->weight,
+										  pass->global.delta[G], NULL);
 }
 
 /* Adds what came back to the inputs. */
@@ -676,18 +668,20 @@ descend(const Plan *plan, const real *x, const MamlRows *rows, bool last_loss,
 	return 0;
 }
 
-/* dL/ds's tangent from that of s. */
+/* dL/ds's tangent from that of s; dL/ds itself is set to what it was. */
 static void
 residual_tangent(const Plan *plan, const Workspace *w, const MamlRows *rows,
 				 const Pass *pass, Pass *pass_dot)
 {
 	int			G = plan->global.layers;
+	real	   *residual_dot = pass_dot->global.delta[G];
 
+	plan->network->kernels->losses(plan->network->shape.loss, rows->n,
+								   w->scale, pass->global.u[G], rows->label,
+								   rows->weight, pass->global.delta[G],
+								   residual_dot);
 	for (int i = 0; i < rows->n; i++)
-		pass_dot->global.delta[G][i] = w->scale *
-			(rows->weight ? rows->weight[i] : 1) *
-			loss_curvature(plan->network->shape.loss, pass->global.u[G][i]) *
-			pass_dot->global.u[G][i];
+		residual_dot[i] *= pass_dot->global.u[G][i];
 }
 
 /* v_k from v_k+1 where the layers from first_layer on adapt. */

@@ -10,8 +10,11 @@
 /* Scale of the factor map's first weights; larger ones cost accuracy. */
 #define FACTOR_SCALE 0.03
 
-/* Slopes under this are denormal after a few products more. */
-#define SMALLEST_SLOPE ((real) 1e-18)
+/*
+ * Rows that are scored together: few enough for what lies between two layers
+ * to stay in the nearest cache, and enough to read a layer's weights rarely.
+ */
+#define SCORE_ROWS 32
 
 static void
 add_tensor(NetworkTensor *tensor, int *count, const char *block, int layer,
@@ -174,8 +177,10 @@ layer_pack(PackedLayer *layer, int at, int rows, const real *weight, int ld,
 		{
 			real		w = weight[(size_t) o * ld + i];
 
-			layer->forward[(size_t) i * layer->out_stride + at + o] = w;
-			layer->backward[(size_t) (at + o) * layer->in_stride + i] = w;
+			layer->forward[kernel_weight(layer->in, layer->out_stride,
+										 i, at + o)] = w;
+			layer->backward[kernel_weight(layer->out, layer->in_stride,
+										  at + o, i)] = w;
 		}
 		if (bias)
 			layer->bias[at + o] = bias[o];
@@ -265,8 +270,9 @@ network_candidate_half(const Network *network, int n, const real *z, int ldz,
 							   candidate->forward, candidate->bias, half);
 }
 
-void
-network_entity_half(const Network *network, const real *embedding, real *half)
+/* The first part alone, whose length the layer's is. */
+static void
+entity_half(const Network *network, const real *embedding, real *half)
 {
 	const PackedLayer *entity = &network->entity;
 
@@ -274,45 +280,33 @@ network_entity_half(const Network *network, const real *embedding, real *half)
 							   entity->in, entity->forward, NULL, half);
 }
 
-size_t
-global_pass_size(const NetworkShape *shape, int n)
+/* e_f in a place of its own, where its padding is zero. */
+static void
+entity_factor(const NetworkShape *shape, const real *embedding, real *factor)
 {
-	size_t		size = 2 * kernel_stride(n) + KERNEL_PAD;
-
-	for (int l = 1; l < shape->global_layers; l++)
-		size += 4 * (size_t) n * kernel_stride(shape->global_width[l]);
-	return size;
+	memset(factor, 0, kernel_stride(shape->factor_size) * sizeof(real));
+	memcpy(factor, embedding + network_concatenated_size(shape),
+		   shape->factor_size * sizeof(real));
 }
 
 void
-global_pass_take(GlobalPass *pass, const NetworkShape *shape, int n,
-				 Arena *arena)
+network_entity(const Network *network, const real *embedding, real *entity)
 {
-	for (int l = 1; l < shape->global_layers; l++)
-	{
-		size_t		size = (size_t) n * kernel_stride(shape->global_width[l]);
+	const NetworkShape *shape = &network->shape;
 
-		pass->u[l] = arena_take(arena, size);
-		pass->h[l] = arena_take(arena, size);
-		pass->b[l] = arena_take(arena, size);
-		pass->delta[l] = arena_take(arena, size);
-	}
-	pass->score = arena_take(arena, kernel_stride(n));
-	pass->residual = arena_take(arena, kernel_stride(n));
+	entity_half(network, embedding, entity);
+	entity_factor(shape, embedding,
+				  entity + kernel_stride(shape->global_width[1]));
 }
 
-size_t
-network_scratch_size(const NetworkShape *shape)
-{
-	return kernel_stride(shape->global_width[1]) +
-		kernel_stride(network_embedding_size(shape)) +
-		kernel_stride(shape->factor_size) + KERNEL_PAD;
-}
-
-void
-network_forward_half(const Network *network, const real *entity_half,
-					 const real *embedding_factor, const Rows *rows,
-					 GlobalPass *pass)
+/*
+ * The layers after the first, of which u[l] may be NULL, and the scores.
+ * `half` is that of the rows.
+ */
+static void
+upper_layers(const Network *network, const real *entity, int n,
+			 const real *half, const real *offset, real *const *u,
+			 real *const *h, real *score)
 {
 	const NetworkShape *shape = &network->shape;
 	const Kernels *k = network->kernels;
@@ -322,55 +316,237 @@ network_forward_half(const Network *network, const real *entity_half,
 	int			ld = network_half_size(shape);
 
 	if (G > 1)
-	{
-		k->add_row(rows->n, first, rows->half, ld, entity_half, pass->u[1]);
-		k->activate(shape->activation, rows->n, first, pass->u[1], pass->h[1]);
-	}
+		k->first_layer(shape->activation, n, first, half, ld, entity, u[1],
+					   h[1]);
 	for (int l = 1; l < G - 1; l++)
 	{
 		const PackedLayer *layer = &network->hidden[l];
 
-		k->multiply(rows->n, layer->in, layer->out_stride, pass->h[l],
-					layer->in_stride, layer->forward, layer->bias,
-					pass->u[l + 1]);
-		k->activate(shape->activation, rows->n, layer->out_stride,
-					pass->u[l + 1], pass->h[l + 1]);
+		k->layer(shape->activation, n, layer->in, layer->out_stride, h[l],
+				 layer->in_stride, layer->forward, layer->bias, u[l + 1],
+				 h[l + 1]);
 	}
+	k->last_layer(n, G > 1 ? kernel_stride(shape->global_width[G - 1]) : 0,
+				  h[G - 1], network->last, factor, half + first, ld,
+				  entity + first, network->last_bias, offset, score);
 
-	for (int i = 0; i < rows->n; i++)
+	/* a single layer is linear, and its score the halves' only number */
+	if (G == 1)
+		for (int i = 0; i < n; i++)
+			score[i] += half[(size_t) i * ld] + entity[0];
+}
+
+static size_t
+score_tile(int n)
+{
+	return n < SCORE_ROWS ? n : SCORE_ROWS;
+}
+
+static int
+widest_hidden(const NetworkShape *shape)
+{
+	int			widest = 0;
+
+	for (int l = 1; l < shape->global_layers; l++)
+		if (shape->global_width[l] > widest)
+			widest = shape->global_width[l];
+	return kernel_stride(widest);
+}
+
+size_t
+network_score_size(const NetworkShape *shape, int n)
+{
+	/* layers by turns in one place and another */
+	return score_tile(n) *
+		(network_half_size(shape) + 2 * widest_hidden(shape)) + KERNEL_PAD;
+}
+
+/* A tile of at most SCORE_ROWS candidates. */
+static void
+score_halves(const Network *network, const real *entity, int n,
+			 const real *half, const real *offset, Arena *arena, real *score)
+{
+	const NetworkShape *shape = &network->shape;
+	size_t		size = (size_t) n * widest_hidden(shape);
+	real	   *by_turns[] = {arena_take(arena, size), arena_take(arena, size)};
+	real	   *u[NETWORK_MAX_LAYERS] = {NULL};
+	real	   *h[NETWORK_MAX_LAYERS] = {NULL};
+
+	for (int l = 1; l < shape->global_layers; l++)
+		h[l] = by_turns[l % 2];
+	upper_layers(network, entity, n, half, offset, u, h, score);
+}
+
+void
+network_score_halves(const Network *network, const real *entity, int n,
+					 const real *half, const real *offset, real *memory,
+					 real *score)
+{
+	const NetworkShape *shape = &network->shape;
+	size_t		size = network_score_size(shape, n);
+
+	for (int i = 0; i < n; i += SCORE_ROWS)
 	{
-		const real *half = rows->half + (size_t) i * ld;
-		int			last = kernel_stride(shape->global_width[G - 1]);
-		real		score;
+		Arena		arena = {memory, memory + size};
 
-		if (G > 1)
-			score = k->dot(last, pass->h[G - 1] + (size_t) i * last,
-						   network->last) + network->last_bias;
-		else
-			score = half[0] + entity_half[0];
-		if (factor > 0)
-			score += k->dot(factor, embedding_factor, half + first);
-		if (rows->offset)
-			score += rows->offset[i];
-		pass->score[i] = score;
+		score_halves(network, entity, score_tile(n - i),
+					 half + (size_t) i * network_half_size(shape),
+					 offset ? offset + i : NULL, &arena, score + i);
 	}
 }
 
 void
-network_forward(const Network *network, const real *embedding,
-				const Rows *rows, GlobalPass *pass, real *scratch)
+network_score(const Network *network, const real *entity, int n,
+			  const real *z, int ldz, const real *offset, real *memory,
+			  real *score)
 {
 	const NetworkShape *shape = &network->shape;
-	real	   *entity_half = scratch;
-	real	   *factor = scratch + kernel_stride(shape->global_width[1]);
+	size_t		size = network_score_size(shape, n);
 
-	network_entity_half(network, embedding, entity_half);
+	for (int i = 0; i < n; i += SCORE_ROWS)
+	{
+		int			rows = score_tile(n - i);
+		Arena		arena = {memory, memory + size};
+		real	   *half = arena_take(&arena, (size_t) rows *
+									  network_half_size(shape));
 
-	/* the factor part on its own, where its padding is zero */
-	memset(factor, 0, kernel_stride(shape->factor_size) * sizeof(real));
-	memcpy(factor, embedding + network_concatenated_size(shape),
-		   shape->factor_size * sizeof(real));
-	network_forward_half(network, entity_half, factor, rows, pass);
+		network_candidate_half(network, rows, z + (size_t) i * ldz, ldz, half);
+		score_halves(network, entity, rows, half, offset ? offset + i : NULL,
+					 &arena, score + i);
+	}
+}
+
+void
+network_predict(const Network *network, int n, real *score)
+{
+	if (network->shape.loss == LOSS_BINARY)
+		network->kernels->sigmoid(n, score, score);
+}
+
+/*
+ * Takes the arrays of a pass, or, without an arena, only counts: the sum is
+ * written once.
+ */
+#define TAKE(field, numbers) \
+	do { \
+		size_t count_ = (numbers); \
+		taken += count_; \
+		if (arena) \
+			(field) = arena_take(arena, count_); \
+	} while (0)
+
+/* What both kinds have. */
+static size_t
+common_take(GlobalPass *pass, const NetworkShape *shape, int n, Arena *arena)
+{
+	size_t		taken = KERNEL_PAD;
+
+	for (int l = 1; l < shape->global_layers; l++)
+	{
+		int			width = kernel_stride(shape->global_width[l]);
+
+		if (shape->activation == ACTIVATION_GELU)
+			TAKE(pass->u[l], (size_t) n * width);
+		if (shape->activation != ACTIVATION_RELU)
+			TAKE(pass->b[l], (size_t) n * width);
+		TAKE(pass->sum[l], width);
+	}
+	TAKE(pass->score, kernel_stride(n));
+	TAKE(pass->residual, kernel_stride(n));
+	return taken;
+}
+
+static size_t
+pass_take(GlobalPass *pass, const NetworkShape *shape, int n, Arena *arena)
+{
+	size_t		taken = common_take(pass, shape, n, arena);
+	int			G = shape->global_layers;
+
+	for (int l = 1; l < G; l++)
+	{
+		size_t		size = (size_t) n * kernel_stride(shape->global_width[l]);
+
+		TAKE(pass->h[l], size);
+		if (l > 1 || G == 2)
+			TAKE(pass->delta[l], size);
+	}
+	return taken;
+}
+
+static size_t
+kept_take(GlobalPass *pass, const NetworkShape *shape, int n, Arena *arena)
+{
+	size_t		taken = common_take(pass, shape, n, arena);
+
+	TAKE(pass->curvature, kernel_stride(n));
+	return taken;
+}
+#undef TAKE
+
+size_t
+global_pass_size(const NetworkShape *shape, int n)
+{
+	GlobalPass	pass;
+
+	return pass_take(&pass, shape, n, NULL);
+}
+
+void
+global_pass_take(GlobalPass *pass, const NetworkShape *shape, int n,
+				 Arena *arena)
+{
+	memset(pass, 0, sizeof(*pass));
+	pass_take(pass, shape, n, arena);
+}
+
+size_t
+global_pass_kept_size(const NetworkShape *shape, int n)
+{
+	GlobalPass	pass;
+
+	return kept_take(&pass, shape, n, NULL);
+}
+
+void
+global_pass_take_kept(GlobalPass *pass, const NetworkShape *shape, int n,
+					  real *const *h, real *const *delta, Arena *arena)
+{
+	memset(pass, 0, sizeof(*pass));
+	kept_take(pass, shape, n, arena);
+	for (int l = 1; l < shape->global_layers; l++)
+	{
+		pass->h[l] = h[l];
+		pass->delta[l] = delta[l];
+	}
+}
+
+size_t
+network_scratch_size(const NetworkShape *shape)
+{
+	int			entity = network_half_size(shape);
+	int			embedding = kernel_stride(network_embedding_size(shape));
+
+	return (entity > embedding ? entity : embedding) + KERNEL_PAD;
+}
+
+real
+network_forward(const Network *network, const real *embedding,
+				const Rows *rows, real scale, GlobalPass *pass,
+				real *scratch)
+{
+	real		loss;
+
+	network_entity(network, embedding, scratch);
+	upper_layers(network, scratch, rows->n, rows->half, rows->offset, pass->u,
+				 pass->h, pass->score);
+	loss = network->kernels->losses(network->shape.loss, rows->n, scale,
+									pass->score, rows->label, rows->weight,
+									pass->residual, pass->curvature);
+	pass->residuals = 0;
+	if (network->shape.global_layers == 1 || pass->curvature)
+		for (int i = 0; i < rows->n; i++)
+			pass->residuals += pass->residual[i];
+	return loss;
 }
 
 void
@@ -383,66 +559,34 @@ network_backward(const Network *network, const Rows *rows, GlobalPass *pass,
 	int			G = shape->global_layers;
 	int			first = kernel_stride(shape->global_width[1]);
 	int			factor = kernel_stride(shape->factor_size);
-	real	   *sum = scratch;
-	real	   *part = scratch + first;
 
 	if (G > 1)
+		k->last_layer_back(shape->activation, rows->n,
+						   kernel_stride(shape->global_width[G - 1]),
+						   pass->residual, network->last, pass->u[G - 1],
+						   pass->h[G - 1], pass->b[G - 1], pass->delta[G - 1],
+						   pass->sum[G - 1]);
+	for (int l = G - 2; l >= 1; l--)
 	{
-		int			last = kernel_stride(shape->global_width[G - 1]);
+		const PackedLayer *layer = &network->hidden[l];
 
-		/* b of the last hidden layer is r times the last layer's row */
-		for (int i = 0; i < rows->n; i++)
-			for (int j = 0; j < last; j++)
-				pass->b[G - 1][(size_t) i * last + j] =
-					pass->residual[i] * network->last[j];
-
-		for (int l = G - 1; l >= 1; l--)
-		{
-			k->backward(shape->activation, rows->n,
-						kernel_stride(shape->global_width[l]),
-						pass->u[l], pass->h[l], pass->b[l], pass->delta[l]);
-			if (l > 1)
-			{
-				const PackedLayer *layer = &network->hidden[l - 1];
-
-				k->multiply(rows->n, layer->out, layer->in_stride,
-							pass->delta[l], layer->out_stride,
-							layer->backward, NULL, pass->b[l - 1]);
-			}
-		}
-		k->sum_rows(rows->n, first, NULL, pass->delta[1], first, sum);
-	}
-	else
-	{
-		memset(sum, 0, first * sizeof(real));
-		for (int i = 0; i < rows->n; i++)
-			sum[0] += pass->residual[i];
+		k->layer_back(shape->activation, rows->n, layer->out,
+					  layer->in_stride, pass->delta[l + 1],
+					  layer->out_stride, layer->backward, pass->u[l],
+					  pass->h[l], pass->b[l], pass->delta[l], pass->sum[l]);
 	}
 
 	/* de_c = C_e' (sum of delta_1), de_f = sum of r f */
-	k->multiply(1, entity->out, entity->in_stride, sum, first,
-				entity->backward, NULL, part);
-	memcpy(embedding_gradient, part, entity->in * sizeof(real));
+	k->multiply(1, entity->out, entity->in_stride,
+				G > 1 ? pass->sum[1] : &pass->residuals, first,
+				entity->backward, NULL, scratch);
+	memcpy(embedding_gradient, scratch, entity->in * sizeof(real));
 	if (factor > 0)
 	{
 		k->sum_rows(rows->n, factor, pass->residual, rows->half + first,
-					network_half_size(shape), part);
-		memcpy(embedding_gradient + entity->in, part,
+					network_half_size(shape), scratch);
+		memcpy(embedding_gradient + entity->in, scratch,
 			   shape->factor_size * sizeof(real));
-	}
-}
-
-real
-sigmoid(real score)
-{
-	/* exp of a positive number could overflow, of a negative one not */
-	if (score >= 0)
-		return 1 / (1 + REAL(exp) (-score));
-	else
-	{
-		real		odds = REAL(exp) (score);
-
-		return odds / (1 + odds);
 	}
 }
 
@@ -455,31 +599,6 @@ loss_value(Loss loss, real score, real label)
 	/* softplus(s) = max(s, 0) + log(1 + exp(-|s|)) */
 	return (score > 0 ? score : 0) - label * score +
 		REAL(log1p) (REAL(exp) (-REAL(fabs) (score)));
-}
-
-real
-loss_slope(Loss loss, real score, real label)
-{
-	real		slope;
-
-	if (loss == LOSS_SQUARED)
-		slope = score - label;
-	else if (label == 1)
-		slope = -sigmoid(-score);	/* exact where sigmoid(s) - 1 is not */
-	else
-		slope = sigmoid(score) - label;
-	return REAL(fabs) (slope) < SMALLEST_SLOPE ? 0 : slope;
-}
-
-real
-loss_curvature(Loss loss, real score)
-{
-	real		curvature;
-
-	if (loss == LOSS_SQUARED)
-		return 1;
-	curvature = sigmoid(score) * sigmoid(-score);
-	return curvature < SMALLEST_SLOPE ? 0 : curvature;
 }
 
 real

@@ -30,12 +30,6 @@
 /* The most steps of an inner loop, whose history a workspace must hold. */
 #define NETWORK_MAX_STEPS 64
 
-typedef enum Loss
-{
-	LOSS_BINARY,				/* softplus(s) - y s */
-	LOSS_SQUARED				/* (s - y)^2 / 2 */
-} Loss;
-
 /* What the support loss is multiplied with, W being its rows' weight. */
 typedef enum InnerWeighting
 {
@@ -138,8 +132,8 @@ typedef struct PackedLayer
 	int			out;
 	int			in_stride;
 	int			out_stride;
-	real	   *forward;		/* in x out_stride: the transpose */
-	real	   *backward;		/* out x in_stride */
+	real	   *forward;		/* in x out_stride, the transpose, in panels */
+	real	   *backward;		/* out x in_stride, in panels */
 	real	   *bias;			/* out_stride */
 } PackedLayer;
 
@@ -178,11 +172,32 @@ extern void network_candidate_half(const Network *network, int n,
 								   const real *z, int ldz, real *half);
 
 /*
- * The entity's half of the first global layer, C_e e_c, of
- * kernel_stride(first global width) numbers.  `embedding` has E numbers.
+ * What an embedding (E numbers) is to every candidate: [C_e e_c ; e_f], of
+ * network_half_size numbers, each part padded as in a candidate half.
  */
-extern void network_entity_half(const Network *network, const real *embedding,
-								real *half);
+extern void network_entity(const Network *network, const real *embedding,
+						   real *entity);
+
+/*
+ * Scores s of n candidates given by z (n x dz, ldz apart) for an entity
+ * (network_entity); offset may be NULL.  Each has the same bits in any block.
+ * Memory is network_score_size(shape, n) numbers.
+ */
+extern size_t network_score_size(const NetworkShape *shape, int n);
+extern void network_score(const Network *network, const real *entity, int n,
+						  const real *z, int ldz, const real *offset,
+						  real *memory, real *score);
+
+/* The same for candidates given by their halves (n x network_half_size). */
+extern void network_score_halves(const Network *network, const real *entity,
+								 int n, const real *half, const real *offset,
+								 real *memory, real *score);
+
+/*
+ * Turns n scores into what the model predicts: the probability of a positive
+ * label, or the score itself for squared loss.
+ */
+extern void network_predict(const Network *network, int n, real *score);
 
 /*
  * Rows of one entity, or candidates for it.  weight and offset may be NULL
@@ -192,21 +207,28 @@ typedef struct Rows
 {
 	int			n;
 	const real *half;			/* n x network_half_size */
-	const real *label;			/* n; not read by network_forward */
+	const real *label;			/* n */
 	const real *weight;			/* n or NULL */
 	const real *offset;			/* n or NULL */
 } Rows;
 
-/* What a pass of rows through the global block leaves behind. */
+/*
+ * What a pass of rows through the global block leaves behind.  Adaptation
+ * wants no more of it than brings the gradient back; a pass that is *kept* for
+ * the second order has the first delta and the curvature, too.
+ */
 typedef struct GlobalPass
 {
 	/* per hidden layer 1 ... G - 1, each n x stride of the layer's width */
-	real	   *u[NETWORK_MAX_LAYERS];	/* before the activation */
+	real	   *u[NETWORK_MAX_LAYERS];	/* before the activation; gelu alone */
 	real	   *h[NETWORK_MAX_LAYERS];	/* after it */
-	real	   *b[NETWORK_MAX_LAYERS];	/* dL/dh, by network_backward */
-	real	   *delta[NETWORK_MAX_LAYERS];	/* dL/du, by network_backward */
+	real	   *b[NETWORK_MAX_LAYERS];	/* dL/dh; not of relu */
+	real	   *delta[NETWORK_MAX_LAYERS];	/* dL/du */
+	real	   *sum[NETWORK_MAX_LAYERS];	/* the rows of delta added up */
 	real	   *score;			/* n logits s */
-	real	   *residual;		/* n: dL/ds, set by the caller */
+	real	   *residual;		/* n: scale w dl/ds */
+	real	   *curvature;		/* n: scale w d2l/ds2; kept */
+	real		residuals;		/* their sum; kept, or G = 1 */
 } GlobalPass;
 
 /* A region of numbers that is handed out from its start. */
@@ -224,43 +246,37 @@ extern size_t global_pass_size(const NetworkShape *shape, int n);
 extern void global_pass_take(GlobalPass *pass, const NetworkShape *shape,
 							 int n, Arena *arena);
 
+/* The same of a pass that is kept; its h and delta are the caller's. */
+extern size_t global_pass_kept_size(const NetworkShape *shape, int n);
+extern void global_pass_take_kept(GlobalPass *pass, const NetworkShape *shape,
+								  int n, real *const *h, real *const *delta,
+								  Arena *arena);
+
 /* Scratch numbers that network_forward and network_backward need. */
 extern size_t network_scratch_size(const NetworkShape *shape);
 
-/* Scores the rows with an embedding of E numbers; fills in u, h and score. */
-extern void network_forward(const Network *network, const real *embedding,
-							const Rows *rows, GlobalPass *pass, real *scratch);
-
 /*
- * The same for rows whose embedding's half (network_entity_half) is known.
+ * Scores the rows with an embedding of E numbers and returns the weighted sum
+ * of their losses.  Fills in u, h, score, and residual and curvature of `scale`
+ * times that sum.
  */
-extern void network_forward_half(const Network *network,
-								 const real *entity_half,
-								 const real *embedding_factor,
-								 const Rows *rows, GlobalPass *pass);
+extern real network_forward(const Network *network, const real *embedding,
+							const Rows *rows, real scale, GlobalPass *pass,
+							real *scratch);
 
 /*
- * Backwards from pass->residual: fills in b and delta, and the gradient with
- * respect to the embedding (E numbers).
+ * Backwards from pass->residual: fills in b, delta and sum, and the gradient
+ * with respect to the embedding (E numbers).
  */
 extern void network_backward(const Network *network, const Rows *rows,
 							 GlobalPass *pass, real *embedding_gradient,
 							 real *scratch);
 
-/*
- * A row's loss at score s, its first and second derivatives there.  The first
- * is zero under 1e-18, since a saturated logit's would be denormal and slow
- * everything after it by forty times.
- */
+/* A row's loss at score s. */
 extern real loss_value(Loss loss, real score, real label);
-extern real loss_slope(Loss loss, real score, real label);
-extern real loss_curvature(Loss loss, real score);
 
 /* The loss a constant 0 would have: what knowing nothing costs. */
 extern real loss_at_zero(Loss loss, real label);
-
-/* 1 / (1 + exp(-s)) */
-extern real sigmoid(real score);
 
 /* c of a support loss over rows of this weight; 0 where the weight is. */
 extern real inner_scale(InnerWeighting weighting, real weight);

@@ -234,24 +234,15 @@ NewVector(ModelUse *use)
 	EntityVector *vector = palloc0(sizeof(EntityVector));
 
 	vector->embedding = palloc(sizeof(float) * network_embedding_size(shape));
-	vector->half = palloc(sizeof(float) *
-						  kernel_stride(shape->global_width[1]));
-	vector->factor = palloc0(sizeof(float) *
-							 Max(kernel_stride(shape->factor_size), 1));
+	vector->entity = palloc(sizeof(float) * network_half_size(shape));
 	return vector;
 }
 
-/* The parts of an embedding that every candidate meets. */
+/* What every candidate meets of an embedding. */
 static void
 FinishVector(const ModelUse *use, EntityVector *vector)
 {
-	const NetworkShape *shape = &use->trained->shape;
-
-	network_entity_half(&use->trained->network, vector->embedding,
-						vector->half);
-	memcpy(vector->factor,
-		   vector->embedding + network_concatenated_size(shape),
-		   sizeof(float) * shape->factor_size);
+	network_entity(&use->trained->network, vector->embedding, vector->entity);
 }
 
 EntityVector *

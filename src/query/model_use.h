@@ -27,8 +27,7 @@
 typedef struct EntityVector
 {
 	float	   *embedding;		/* E numbers */
-	float	   *half;			/* C_e e_c */
-	float	   *factor;			/* e_f, padded */
+	float	   *entity;			/* what it is to candidates (network_entity) */
 	int32		id;				/* row of the vector of the arm `id` */
 	bool		stored;			/* it is the embeddings table's */
 } EntityVector;

@@ -37,7 +37,7 @@ PredictorInit(Predictor *predictor, const TrainedNetwork *trained)
 	const NetworkShape *shape = &trained->shape;
 	int			rows = Max(trained->support_rows, SCORE_ROWS);
 	Size		adapting = adapt_size(shape, trained->support_rows);
-	Size		scoring = global_pass_size(shape, SCORE_ROWS);
+	Size		scoring = network_score_size(shape, SCORE_ROWS);
 
 	memset(predictor, 0, sizeof(*predictor));
 	if (KEEPS_NETWORKS(trained->personalization))
@@ -59,7 +59,7 @@ PredictorInit(Predictor *predictor, const TrainedNetwork *trained)
 	predictor->same_time = palloc(rows);
 	predictor->adapting = Numbers(adapting, 1);
 	predictor->scoring = Numbers(scoring, 1);
-	predictor->scratch = Numbers(network_scratch_size(shape), 1);
+	predictor->entity = Numbers(network_half_size(shape), 1);
 }
 
 void
@@ -153,22 +153,11 @@ PredictorAdapt(Predictor *predictor, const Examples *examples, int n)
 static void
 ScoreRows(Predictor *predictor, int n, const float *embedding, float *score)
 {
-	const NetworkShape *shape = &predictor->trained->shape;
-	Rows		rows = {
-		.n = n,
-		.half = predictor->half,
-		.offset = predictor->offset
-	};
-	Arena		arena = {
-		predictor->scoring,
-		predictor->scoring + global_pass_size(shape, SCORE_ROWS)
-	};
-	GlobalPass	pass;
+	const Network *network = &predictor->trained->network;
 
-	global_pass_take(&pass, shape, n, &arena);
-	network_forward(&predictor->trained->network, embedding, &rows, &pass,
-					predictor->scratch);
-	memcpy(score, pass.score, sizeof(float) * n);
+	network_entity(network, embedding, predictor->entity);
+	network_score_halves(network, predictor->entity, n, predictor->half,
+						 predictor->offset, predictor->scoring, score);
 }
 
 void

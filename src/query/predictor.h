@@ -31,7 +31,7 @@ typedef struct Predictor
 	bool	   *same_time;
 	float	   *adapting;		/* memory of adapting and */
 	float	   *scoring;		/* of scoring */
-	float	   *scratch;
+	float	   *entity;			/* network_entity of what is scored */
 } Predictor;
 
 /* Everything is in the current memory context; `trained` may still change. */

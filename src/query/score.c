@@ -46,10 +46,7 @@ typedef struct Candidate
 
 	FeatureCode *codes;
 	float	   *z;
-	float	   *half;
-	float		offset;
-	Rows		rows;
-	GlobalPass	pass;
+	float	   *memory;			/* network_score's */
 } Candidate;
 
 static void
@@ -81,20 +78,13 @@ NewCandidate(FunctionCallInfo fcinfo, ModelUse *use, int first)
 	Candidate  *candidate = palloc0(sizeof(Candidate));
 	int			given = PG_NARGS() - first;
 	Oid			type = get_fn_expr_argtype(fcinfo->flinfo, first);
-	Size		pass_size = global_pass_size(&trained->shape, 1);
-	float	   *memory = palloc(sizeof(float) * pass_size);
-	Arena		arena = {memory, memory + pass_size};
 
 	candidate->features = CandidateFeatures(trained);
 	candidate->readers = palloc0(sizeof(ColumnReader) * encoder->count);
 	candidate->codes = palloc(sizeof(FeatureCode) * encoder->count);
 	candidate->z = palloc(sizeof(float) * Max(encoder->width, 1));
-	candidate->half = palloc(sizeof(float) *
-							 network_half_size(&trained->shape));
-	candidate->rows.n = 1;
-	candidate->rows.half = candidate->half;
-	candidate->rows.offset = &candidate->offset;
-	global_pass_take(&candidate->pass, &trained->shape, 1, &arena);
+	candidate->memory = palloc(sizeof(float) *
+							   network_score_size(&trained->shape, 1));
 
 	candidate->is_array = get_fn_expr_variadic(fcinfo->flinfo);
 	candidate->is_row = !candidate->is_array && given == 1 &&
@@ -247,6 +237,7 @@ ScoreCandidate(FunctionCallInfo fcinfo, ModelUse *use,
 	const TrainedNetwork *trained = use->trained;
 	const Encoder *encoder = &trained->interaction;
 	Candidate  *candidate = use->candidate;
+	float		offset;
 	float		score;
 
 	if (candidate == NULL)
@@ -265,18 +256,16 @@ ScoreCandidate(FunctionCallInfo fcinfo, ModelUse *use,
 	/* to the arm `id` the entity is a feature */
 	if (candidate->features < encoder->count)
 		candidate->codes[candidate->features].row = vector->id;
-	candidate->offset = Encode(encoder, candidate->codes, candidate->z);
-	network_candidate_half(&trained->network, 1, candidate->z, encoder->width,
-						   candidate->half);
-	network_forward_half(&trained->network, vector->half, vector->factor,
-						 &candidate->rows, &candidate->pass);
-	score = candidate->pass.score[0];
+	offset = Encode(encoder, candidate->codes, candidate->z);
+	network_score(&trained->network, vector->entity, 1, candidate->z,
+				  encoder->width, &offset, candidate->memory, &score);
 	if (isnan(score) || (trained->shape.loss == LOSS_SQUARED && isinf(score)))
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("score by version %d of model \"%s\" is not finite",
 						use->version->number, use->model->name)));
-	return trained->shape.loss == LOSS_BINARY ? sigmoid(score) : score;
+	network_predict(&trained->network, 1, &score);
+	return score;
 }
 
 PG_FUNCTION_INFO_V1(limaml_score);
