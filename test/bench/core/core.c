@@ -1,0 +1,371 @@
+/*
+ * core.c
+ *	  The numeric core against the clock: no server, one processor.
+ *
+ *		core adapt|score|block|train [small|large] [--factor]
+ *
+ *		adapt	five inner steps for entities one after another, their rows'
+ *				candidate halves included	-> entities per second
+ *		score	candidates one at a time, from features to probability
+ *											-> nanoseconds per row
+ *		block	the same in blocks of 1,024	-> nanoseconds per row
+ *		train	second-order meta-gradient, a batch of 64 tasks, the query
+ *				rows as many as the support rows	-> tasks per second
+ *
+ * The environment variable LIMAML_KERNELS forces an instruction set.  Prints,
+ * in one line: kernels, value, GFLOP/s and the share of the processor's peak
+ * on that instruction set, the median of 7 timings.  Work is counted as
+ * written (2 per multiply-add of the products that the method needs once the
+ * candidate half is kept), not as executed.
+ *
+ * --factor makes half of the embedding its factor part.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "math/gradient.h"
+#include "peak.h"
+
+#define BATCH 64
+#define BLOCK 1024
+#define TIMINGS 7
+#define SECONDS_PER_TIMING 0.3
+
+typedef struct Work
+{
+	NetworkShape shape;
+	Network		network;
+	int			rows;			/* of support, and of query */
+	real	   *parameters;
+	real	   *packed;
+	real	   *x;				/* BATCH x dx */
+	real	   *z;				/* BATCH x rows x dz, and at least BLOCK */
+	real	   *label;			/* BATCH x rows */
+	real	   *half;			/* of a batch's rows, twice */
+	real	   *half_gradient;
+	real	   *z_gradient;
+	real	   *x_gradient;
+	real	   *gradient;
+	real	   *memory;
+	real	   *embedding;		/* BATCH x E */
+	real	   *score;			/* BLOCK */
+} Work;
+
+static const NetworkShape small = {
+	.activation = ACTIVATION_RELU,
+	.meta_layers = 3,
+	.meta_width = {32, 64, 32, 16},
+	.global_layers = 3,
+	.global_width = {16 + 32, 64, 32, 1},
+	.steps = 5
+};
+
+static const NetworkShape large = {
+	.activation = ACTIVATION_RELU,
+	.meta_layers = 3,
+	.meta_width = {128, 256, 128, 64},
+	.global_layers = 4,
+	.global_width = {64 + 256, 256, 128, 64, 1},
+	.steps = 5
+};
+
+static real *
+reals(size_t n)
+{
+	real	   *numbers = malloc((n + 2 * KERNEL_PAD) * sizeof(real));
+	Arena		arena = {numbers, numbers + n + 2 * KERNEL_PAD};
+
+	if (numbers == NULL)
+	{
+		fputs("core: out of memory\n", stderr);
+		exit(2);
+	}
+	return arena_take(&arena, n);
+}
+
+static real *
+normals(size_t n, Random *random)
+{
+	real	   *numbers = reals(n);
+
+	for (size_t i = 0; i < n; i++)
+		numbers[i] = random_normal(random);
+	return numbers;
+}
+
+/* As the peer draws: weights N(0, 2 / fan in), biases N(0, 0.01). */
+static void
+draw_parameters(Work *work, Random *random)
+{
+	NetworkTensor tensors[NETWORK_MAX_TENSORS];
+	int			count = network_tensors(&work->shape, tensors);
+
+	work->parameters = normals(network_parameter_count(&work->shape), random);
+	for (int t = 0; t < count; t++)
+	{
+		real		scale = tensors[t].dimensions == 2 ?
+			sqrt(2.0 / tensors[t].columns) : 0.1;
+
+		for (int i = 0; i < tensors[t].rows * tensors[t].columns; i++)
+		{
+			real	   *number = &work->parameters[tensors[t].offset + i];
+
+			*number = t == INNER_RATE(&work->shape) ? 0.1 : *number * scale;
+		}
+	}
+}
+
+static void
+prepare(Work *work)
+{
+	const NetworkShape *shape = &work->shape;
+	int			dz = network_candidate_size(shape);
+	int			all = BATCH * work->rows;
+	size_t		half = (size_t) 2 * all * network_half_size(shape);
+	size_t		memory = gradient_size(shape, work->rows, work->rows);
+	size_t		others[] = {adapt_size(shape, work->rows),
+	network_score_size(shape, BLOCK)};
+	Random		random;
+
+	random_seed(&random, 1);
+	draw_parameters(work, &random);
+	work->packed = reals(network_packed_size(shape));
+	network_pack(&work->network, shape, work->parameters, work->packed);
+	work->x = normals((size_t) BATCH * shape->meta_width[0], &random);
+	work->z = normals((size_t) 2 * (all > BLOCK ? all : BLOCK) * dz, &random);
+	work->label = reals(2 * all);
+	for (int i = 0; i < 2 * all; i++)
+		work->label[i] = random_below(&random, 2);
+	work->half = reals(half);
+	work->half_gradient = reals(half);
+	work->z_gradient = reals((size_t) 2 * all * dz);
+	work->x_gradient = reals((size_t) BATCH * shape->meta_width[0]);
+	work->gradient = reals(network_parameter_count(shape));
+	memset(work->x_gradient, 0, BATCH * shape->meta_width[0] * sizeof(real));
+	memset(work->gradient, 0, network_parameter_count(shape) * sizeof(real));
+	for (int i = 0; i < 2; i++)
+		memory = others[i] > memory ? others[i] : memory;
+	work->memory = reals(memory);
+	work->embedding = normals((size_t) BATCH * network_embedding_size(shape),
+							  &random);
+	work->score = reals(BLOCK);
+}
+
+/* Products of the layers `from` ... of a chain, once forwards or backwards. */
+static double
+products(int from, int layers, const int *width)
+{
+	double		flops = 0;
+
+	for (int l = from; l < layers; l++)
+		flops += 2.0 * width[l] * width[l + 1];
+	return flops;
+}
+
+/* Returns how much it has done. */
+typedef double (*Job) (Work *work, double *flops);
+
+static double
+job_adapt(Work *work, double *flops)
+{
+	const NetworkShape *shape = &work->shape;
+	const Network *network = &work->network;
+	int			n = work->rows;
+	int			dz = network_candidate_size(shape);
+	int			diverged = 0;
+
+	for (int b = 0; b < BATCH; b++)
+	{
+		Rows		rows = {
+			.n = n,
+			.half = work->half,
+			.label = work->label + b * n
+		};
+
+		network_candidate_half(network, n, work->z + (size_t) b * n * dz, dz,
+							   work->half);
+		diverged += adapt(network, work->x + b * shape->meta_width[0], &rows,
+						  work->memory, work->embedding +
+						  b * network_embedding_size(shape)).diverged_at > 0;
+	}
+	if (diverged > 0)
+	{
+		fprintf(stderr, "core: %d entities diverged\n", diverged);
+		exit(1);
+	}
+	*flops = n * 2.0 * dz * (shape->global_width[1] + shape->factor_size) +
+		shape->steps * 2 *
+		(products(0, shape->meta_layers, shape->meta_width) +
+		 2.0 * network_concatenated_size(shape) * shape->global_width[1] +
+		 n * (products(1, shape->global_layers, shape->global_width) +
+			  2.0 * shape->factor_size));
+	return BATCH;
+}
+
+static double
+score_flops(const Work *work)
+{
+	const NetworkShape *shape = &work->shape;
+
+	return products(1, shape->global_layers, shape->global_width) +
+		2.0 * network_candidate_size(shape) *
+		(shape->global_width[1] + shape->factor_size) +
+		2.0 * shape->factor_size;
+}
+
+/* Scores BLOCK rows of one entity, `step` at a time. */
+static double
+score(Work *work, int step)
+{
+	const NetworkShape *shape = &work->shape;
+	int			dz = network_candidate_size(shape);
+	real	   *entity = work->half;
+
+	network_entity(&work->network, work->embedding, entity);
+	for (int i = 0; i < BLOCK; i += step)
+		network_score(&work->network, entity, step,
+					  work->z + (size_t) i * dz, dz, NULL, work->memory,
+					  work->score + i);
+	return BLOCK;
+}
+
+static double
+job_score(Work *work, double *flops)
+{
+	*flops = score_flops(work);
+	return score(work, 1);
+}
+
+static double
+job_block(Work *work, double *flops)
+{
+	*flops = score_flops(work);
+	return score(work, BLOCK);
+}
+
+static double
+job_train(Work *work, double *flops)
+{
+	const NetworkShape *shape = &work->shape;
+	const Network *network = &work->network;
+	const OuterLoss outer = {.order = 2, .scale = 1.0 / (BATCH * work->rows)};
+	int			n = work->rows;
+	int			dz = network_candidate_size(shape);
+	size_t		half = network_half_size(shape);
+	double		first = n * 2.0 * dz *
+		(shape->global_width[1] + shape->factor_size);
+	double		rest = n * products(1, shape->global_layers,
+									shape->global_width);
+
+	/* each task's query rows follow its support rows */
+	network_candidate_half(network, 2 * BATCH * n, work->z, dz, work->half);
+	for (int b = 0; b < BATCH; b++)
+	{
+		size_t		at = (size_t) 2 * b * n;
+		Task		task = {
+			.x = work->x + b * shape->meta_width[0],
+			.support = {
+				.n = n,
+				.half = work->half + at * half,
+				.label = work->label + at
+			},
+			.query = {
+				.n = n,
+				.half = work->half + (at + n) * half,
+				.label = work->label + at + n
+			},
+			.x_gradient = work->x_gradient + b * shape->meta_width[0],
+			.support_half_gradient = work->half_gradient + at * half,
+			.query_half_gradient = work->half_gradient + (at + n) * half
+		};
+
+		gradient_task(network, &outer, &task, work->memory, work->gradient);
+	}
+	gradient_candidate(network, 2 * BATCH * n, work->z, work->half_gradient,
+					   work->gradient, work->z_gradient);
+
+	/*
+	 * The candidate halves forwards and backwards to C_z, of both kinds of
+	 * rows; the query rows forwards, backwards and to the weights; a step
+	 * forwards and backwards, and its tangent forwards, backwards and twice
+	 * to the weights.
+	 */
+	*flops = 4 * first + 3 * rest + shape->steps * 6 * rest;
+	return BATCH;
+}
+
+static int
+by_size(const void *a, const void *b)
+{
+	double		x = *(const double *) a;
+	double		y = *(const double *) b;
+
+	return (x > y) - (x < y);
+}
+
+int
+main(int argc, char **argv)
+{
+	static const struct
+	{
+		const char *name;
+		Job			job;
+		bool		per_second;
+	}			jobs[] = {
+		{"adapt", job_adapt, true},
+		{"score", job_score, false},
+		{"block", job_block, false},
+		{"train", job_train, true}
+	};
+	int			j = 4;
+	Work		work = {.shape = small, .rows = 32};
+	double		seconds[TIMINGS];
+	double		flops;
+	double		peak;
+
+	for (int i = 0; argc > 1 && i < 4; i++)
+		if (strcmp(argv[1], jobs[i].name) == 0)
+			j = i;
+	for (int a = 2; a < argc; a++)
+		if (strcmp(argv[a], "large") == 0)
+		{
+			work.shape = large;
+			work.rows = 64;
+		}
+		else if (strcmp(argv[a], "--factor") == 0)
+		{
+			/* only after the shape is known */
+			work.shape.factor_size = network_embedding_size(&work.shape) / 2;
+			work.shape.global_width[0] -= work.shape.factor_size;
+		}
+		else if (strcmp(argv[a], "small") != 0)
+			j = 4;
+	if (j == 4)
+	{
+		fputs("usage: core adapt|score|block|train [small|large] [--factor]\n",
+			  stderr);
+		return 2;
+	}
+
+	prepare(&work);
+	jobs[j].job(&work, &flops);
+	for (int t = 0; t < TIMINGS; t++)
+	{
+		double		start = cpu_seconds();
+		double		done = 0;
+
+		while (cpu_seconds() - start < SECONDS_PER_TIMING)
+			done += jobs[j].job(&work, &flops);
+		seconds[t] = (cpu_seconds() - start) / done;
+	}
+	qsort(seconds, TIMINGS, sizeof(double), by_size);
+	peak = peak_gflops(work.network.kernels->name);
+	printf("%s %.*f %.1f %.3f\n", work.network.kernels->name,
+		   jobs[j].per_second ? 0 : 1,
+		   jobs[j].per_second ? 1 / seconds[TIMINGS / 2] :
+		   seconds[TIMINGS / 2] * 1e9,
+		   flops / seconds[TIMINGS / 2] * 1e-9,
+		   flops / seconds[TIMINGS / 2] * 1e-9 / peak);
+	return 0;
+}

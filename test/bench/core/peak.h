@@ -1,0 +1,19 @@
+/*
+ * peak.h
+ *	  What the processor could do.
+ */
+#ifndef CORE_PEAK_H
+#define CORE_PEAK_H
+
+#include "math/real.h"
+
+/*
+ * GFLOP/s of independent multiply-adds on an instruction set (its name as
+ * kernel.h has it), nothing loaded or stored.
+ */
+extern double peak_gflops(const char *kernels);
+
+/* Seconds of processor time of this process. */
+extern double cpu_seconds(void);
+
+#endif							/* CORE_PEAK_H */
