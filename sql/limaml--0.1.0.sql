@@ -711,17 +711,38 @@ CREATE FUNCTION limaml_embedding(model text, entity "any") RETURNS meta_embeddin
 COMMENT ON FUNCTION limaml_embedding(text, "any")
 	IS 'stored embedding of an entity, or else its prior';
 
+CREATE FUNCTION limaml_score_support(internal) RETURNS internal
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION limaml_score_embedding_support(internal) RETURNS internal
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
 CREATE FUNCTION limaml_score(model text, entity "any", VARIADIC candidate "any") RETURNS real
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 50 SUPPORT limaml_score_support;
+
+CREATE FUNCTION limaml_score_embedding(model text, embedding meta_embedding, VARIADIC candidate "any") RETURNS real
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 50 SUPPORT limaml_score_embedding_support;
+
+-- What the planner makes of these where the candidate is a whole row.
+
+CREATE FUNCTION limaml_score_columns(model text, columns text[], entity "any", VARIADIC candidate "any") RETURNS real
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 50;
+
+CREATE FUNCTION limaml_score_embedding_columns(model text, columns text[], embedding meta_embedding, VARIADIC candidate "any") RETURNS real
 	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 50;
 
 COMMENT ON FUNCTION limaml_score(text, "any", "any")
 	IS 'probability that an entity likes a candidate';
-
-CREATE FUNCTION limaml_score_embedding(model text, embedding meta_embedding, VARIADIC candidate "any") RETURNS real
-	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 50;
-
 COMMENT ON FUNCTION limaml_score_embedding(text, meta_embedding, "any")
 	IS 'probability that whoever has this embedding likes a candidate';
+COMMENT ON FUNCTION limaml_score_support(internal)
+	IS 'plans limaml_score of whole rows';
+COMMENT ON FUNCTION limaml_score_embedding_support(internal)
+	IS 'plans limaml_score_embedding of whole rows';
+COMMENT ON FUNCTION limaml_score_columns(text, text[], "any", "any")
+	IS 'limaml_score of a row, given by its columns';
+COMMENT ON FUNCTION limaml_score_embedding_columns(text, text[], meta_embedding, "any")
+	IS 'limaml_score_embedding of a row, given by its columns';
 
 CREATE PROCEDURE limaml_refresh(model text, version integer DEFAULT NULL, only_stale boolean DEFAULT true)
 	AS 'MODULE_PATHNAME' LANGUAGE C;

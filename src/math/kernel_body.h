@@ -924,18 +924,27 @@ sigmoids(vector s, vector e, vector *p, vector *complement)
 	*complement = where(s < splat(0), large, little);
 }
 
+INLINE vector
+sigmoid_of(vector s)
+{
+	vector		p,
+				complement;
+
+	sigmoids(s, exp_of_minus(s), &p, &complement);
+	return p;
+}
+
 static void
 sigmoid(int n, const real *s, real *p)
 {
-	for (int i = 0; i < n; i += LANES)
+	/* a single one need not go through memory, and mostly is one */
+	if (n == 1)
 	{
-		vector		s_i = load_some(n - i, s + i);
-		vector		p_i,
-					complement;
-
-		sigmoids(s_i, exp_of_minus(s_i), &p_i, &complement);
-		store_some(n - i, p + i, p_i);
+		p[0] = sigmoid_of(splat(s[0]))[0];
+		return;
 	}
+	for (int i = 0; i < n; i += LANES)
+		store_some(n - i, p + i, sigmoid_of(load_some(n - i, s + i)));
 }
 
 static real

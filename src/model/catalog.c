@@ -76,7 +76,7 @@ CatalogModelExists(const char *name)
 }
 
 Model *
-CatalogModel(const char *name, bool read_only)
+CatalogFindModel(const char *name, bool read_only)
 {
 	Parameters	parameters = {0};
 	MemoryContext caller = CurrentMemoryContext;
@@ -90,16 +90,8 @@ CatalogModel(const char *name, bool read_only)
 			"FROM limaml.model WHERE model OPERATOR(pg_catalog.=) $1",
 			&parameters, read_only, SPI_OK_SELECT);
 	MemoryContextSwitchTo(caller);
-	if (SPI_processed == 0 && CatalogModelExists(name))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for model \"%s\"", name),
-				 errhint("Scoring with a model takes SELECT on its embeddings table.")));
 	if (SPI_processed == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("model \"%s\" does not exist", name),
-				 errhint("The view limaml.model lists the models that you may use.")));
+		return NULL;
 
 	model = palloc0(sizeof(Model));
 	model->id = DatumGetInt64(ResultColumn(1, &isnull));
@@ -125,6 +117,24 @@ CatalogModel(const char *name, bool read_only)
 	if (isnull)
 		model->changes = InvalidOid;
 	SPI_freetuptable(SPI_tuptable);
+	return model;
+}
+
+Model *
+CatalogModel(const char *name, bool read_only)
+{
+	Model	   *model = CatalogFindModel(name, read_only);
+
+	if (model == NULL && CatalogModelExists(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for model \"%s\"", name),
+				 errhint("Scoring with a model takes SELECT on its embeddings table.")));
+	if (model == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("model \"%s\" does not exist", name),
+				 errhint("The view limaml.model lists the models that you may use.")));
 	return model;
 }
 

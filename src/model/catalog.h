@@ -61,6 +61,9 @@ typedef struct Version
  */
 extern Model *CatalogModel(const char *name, bool read_only);
 
+/* The same, but NULL instead of an error. */
+extern Model *CatalogFindModel(const char *name, bool read_only);
+
 /* The name of a model, whoever may see it, or NULL. */
 extern char *CatalogModelName(int64 id);
 

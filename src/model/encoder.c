@@ -426,6 +426,12 @@ FeatureErrorContext(void *arg)
 	errcontext("feature \"%s\"", ((const Feature *) arg)->name);
 }
 
+static bool
+IsPlainNumber(ReadMethod method)
+{
+	return method <= READ_FLOAT8 || method == READ_BOOL;
+}
+
 FeatureCode
 ReadFeature(ColumnReader *reader, const Feature *feature, Datum datum,
 			bool isnull)
@@ -433,22 +439,22 @@ ReadFeature(ColumnReader *reader, const Feature *feature, Datum datum,
 	FeatureCode code;
 	ErrorContextCallback callback;
 
+	/* what cannot fail needs no context, and is most of what there is */
+	if (feature->kind == FEATURE_NUMERIC && IsPlainNumber(reader->method))
+	{
+		code.number = StandardizeNumber(feature,
+										ReadNumber(reader, datum, isnull));
+		return code;
+	}
+
 	callback.callback = FeatureErrorContext;
 	callback.arg = unconstify(Feature *, feature);
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
 	if (feature->kind == FEATURE_NUMERIC)
-	{
-		double		number = ReadNumber(reader, datum, isnull);
-
-		if (!isnan(number))
-		{
-			number = (number - feature->mean) / feature->sd;
-			number = Max(-ENCODER_CLIP, Min(ENCODER_CLIP, number));
-		}
-		code.number = (float) number;
-	}
+		code.number = StandardizeNumber(feature,
+										ReadNumber(reader, datum, isnull));
 	else
 	{
 		CategoryValue value;
@@ -484,26 +490,7 @@ Encode(const Encoder *encoder, const FeatureCode *codes, float *encoding)
 	float		offset = 0;
 
 	for (int f = 0; f < encoder->count; f++)
-	{
-		const Feature *feature = &encoder->features[f];
-		float	   *at = encoding + feature->at;
-
-		if (feature->kind == FEATURE_NUMERIC)
-		{
-			bool		missing = isnan(codes[f].number);
-
-			at[0] = missing ? 0 : codes[f].number;
-			if (feature->missing_flag)
-				at[1] = missing ? 1 : 0;
-		}
-		else
-		{
-			memcpy(at, feature->vectors + (size_t) codes[f].row * feature->size,
-				   feature->size * sizeof(float));
-			if (feature->wide)
-				offset += feature->wide[codes[f].row];
-		}
-	}
+		offset += EncodeCode(&encoder->features[f], codes[f], encoding);
 	return offset;
 }
 
@@ -533,6 +520,7 @@ NumberStatisticsFeature(const NumberStatistics *statistics, Feature *feature)
 
 	/* a constant tells rows apart only by being there or not */
 	feature->sd = variance > 0 ? sqrt(variance) : 1;
+	feature->scale = 1 / feature->sd;
 	feature->missing_flag = statistics->missing > 0 && statistics->count > 0;
 	feature->inert = variance == 0;
 }

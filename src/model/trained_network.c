@@ -485,6 +485,7 @@ ReadFeatures(JsonbContainer *object, const char *key, Encoder *encoder)
 		{
 			feature->mean = NumberField(described, "mean", -DBL_MAX, DBL_MAX);
 			feature->sd = NumberField(described, "sd", DBL_MIN, DBL_MAX);
+			feature->scale = 1 / feature->sd;
 			feature->missing_flag = BooleanField(described, "missing");
 		}
 		else

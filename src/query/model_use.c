@@ -98,14 +98,14 @@ SnapshotKey(TransactionId *xmin, TransactionId *xmax, CommandId *curcid,
 
 /* Whether what was found out still is so for this call. */
 static bool
-IsCurrent(const ModelUse *use, const text *name, Oid key_type)
+IsCurrent(const ModelUse *use, const text *name)
 {
 	TransactionId xmin;
 	TransactionId xmax;
 	CommandId	curcid;
 	uint64		completed;
 
-	if (use->context == NULL || use->key_argument != key_type ||
+	if (use->context == NULL ||
 		use->user != GetUserId() ||
 		VARSIZE_ANY_EXHDR(use->name) != VARSIZE_ANY_EXHDR(name) ||
 		memcmp(VARDATA_ANY(use->name), VARDATA_ANY(name),
@@ -122,7 +122,6 @@ FindOut(ModelUse *use, const text *name, Oid key_type)
 {
 	MemoryContextSwitchTo(use->context);
 	use->name = (text *) PG_DETOAST_DATUM_COPY(PointerGetDatum(name));
-	use->key_argument = key_type;
 	use->user = GetUserId();
 	SnapshotKey(&use->xmin, &use->xmax, &use->curcid, &use->completed);
 	use->model = CatalogModel(text_to_cstring(name), true);
@@ -163,17 +162,10 @@ UseModel(FunctionCallInfo fcinfo, int key_argument)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("model must not be null")));
 	name = PG_GETARG_TEXT_PP(0);
-	if (key_argument >= 0)
-	{
-		key_type = get_fn_expr_argtype(fcinfo->flinfo, key_argument);
-		if (!OidIsValid(key_type))
-			elog(ERROR, "could not determine the type of the entity key");
-	}
-
 	if (use == NULL)
 		use = fcinfo->flinfo->fn_extra =
 			MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(ModelUse));
-	else if (IsCurrent(use, name, key_type))
+	else if (IsCurrent(use, name))
 		return use;
 	else
 	{
@@ -182,6 +174,13 @@ UseModel(FunctionCallInfo fcinfo, int key_argument)
 		memset(use, 0, sizeof(*use));
 		if (context)
 			MemoryContextDelete(context);
+	}
+
+	if (key_argument >= 0)
+	{
+		key_type = get_fn_expr_argtype(fcinfo->flinfo, key_argument);
+		if (!OidIsValid(key_type))
+			elog(ERROR, "could not determine the type of the entity key");
 	}
 
 	/* until all is found out the use is none, should an error intervene */

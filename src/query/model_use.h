@@ -43,7 +43,6 @@ typedef struct ModelUse
 	KeyBinding	binding;
 	KeyReader	key_reader;		/* of the arm `id` */
 	Oid			embedding_type; /* meta_embedding */
-	Oid			key_argument;	/* type, or InvalidOid without a key */
 
 	/* who found this out, and the snapshot that it was found out under */
 	Oid			user;

@@ -29,6 +29,7 @@ typedef struct Candidate
 {
 	int			features;
 	ColumnReader *readers;
+	int		   *argument;		/* as values: each feature's */
 
 	/* as a row: its type, and each feature's column in it from 0 */
 	bool		is_row;
@@ -69,8 +70,47 @@ CandidateCountError(const ModelUse *use, int given)
 					 names.data)));
 }
 
+/*
+ * Binds the features to arguments of these names: the planner has made one
+ * candidate's columns of a row (see score_plan.c).
+ */
+static void
+BindNames(Candidate *candidate, const ModelUse *use, ArrayType *array,
+		  int first, int given)
+{
+	const Encoder *encoder = &use->trained->interaction;
+	Datum	   *names;
+	int			count;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &names, NULL,
+					  &count);
+	if (count != given)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("number of columns (%d) and number of values (%d) differ",
+						count, given),
+				 errhint("Use limaml_score or limaml_score_embedding.")));
+	for (int f = 0; f < candidate->features; f++)
+	{
+		int			c = 0;
+
+		while (c < count && strcmp(TextDatumGetCString(names[c]),
+								   encoder->features[f].name) != 0)
+			c++;
+		if (c == count)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("query was planned for a model \"%s\" without the feature \"%s\"",
+							use->model->name, encoder->features[f].name),
+					 errhint("Run it again, or if it is prepared, prepare it again.")));
+		candidate->argument[f] = first + c;
+	}
+}
+
+/* `columns` is what the arguments are called, or NULL. */
 static Candidate *
-NewCandidate(FunctionCallInfo fcinfo, ModelUse *use, int first)
+NewCandidate(FunctionCallInfo fcinfo, ModelUse *use, int first,
+			 ArrayType *columns)
 {
 	const TrainedNetwork *trained = use->trained;
 	const Encoder *encoder = &trained->interaction;
@@ -86,8 +126,10 @@ NewCandidate(FunctionCallInfo fcinfo, ModelUse *use, int first)
 	candidate->memory = palloc(sizeof(float) *
 							   network_score_size(&trained->shape, 1));
 
+	candidate->argument = palloc(sizeof(int) * Max(candidate->features, 1));
+
 	candidate->is_array = get_fn_expr_variadic(fcinfo->flinfo);
-	candidate->is_row = !candidate->is_array && given == 1 &&
+	candidate->is_row = !columns && !candidate->is_array && given == 1 &&
 		type_is_rowtype(type);
 	if (candidate->is_array)
 	{
@@ -98,11 +140,17 @@ NewCandidate(FunctionCallInfo fcinfo, ModelUse *use, int first)
 	}
 	else if (!candidate->is_row)
 	{
-		if (given != candidate->features)
+		if (columns)
+			BindNames(candidate, use, columns, first, given);
+		else if (given != candidate->features)
 			CandidateCountError(use, given);
+		else
+			for (int f = 0; f < candidate->features; f++)
+				candidate->argument[f] = first + f;
 		for (int f = 0; f < candidate->features; f++)
 			FeatureReaderInit(&candidate->readers[f], &encoder->features[f],
-							  get_fn_expr_argtype(fcinfo->flinfo, first + f));
+							  get_fn_expr_argtype(fcinfo->flinfo,
+												  candidate->argument[f]));
 	}
 	MemoryContextSwitchTo(old);
 	return candidate;
@@ -229,34 +277,45 @@ ReadArray(Candidate *candidate, ModelUse *use, Datum datum, bool isnull)
 										  nulls[f]);
 }
 
-/* The score of the candidate that begins at argument `first`. */
+/*
+ * The score of the candidate that begins at argument `first`, the arguments
+ * being called `columns` where that is not NULL.
+ */
 static float
 ScoreCandidate(FunctionCallInfo fcinfo, ModelUse *use,
-			   const EntityVector *vector, int first)
+			   const EntityVector *vector, int first, Datum columns)
 {
 	const TrainedNetwork *trained = use->trained;
 	const Encoder *encoder = &trained->interaction;
 	Candidate  *candidate = use->candidate;
+	int			encoded = 0;	/* features that are in z already */
 	float		offset;
 	float		score;
 
 	if (candidate == NULL)
-		candidate = use->candidate = NewCandidate(fcinfo, use, first);
+		candidate = use->candidate =
+			NewCandidate(fcinfo, use, first, columns ?
+						 DatumGetArrayTypeP(columns) : NULL);
 	if (candidate->is_row)
 		ReadRow(candidate, use, PG_GETARG_DATUM(first), PG_ARGISNULL(first));
 	else if (candidate->is_array)
 		ReadArray(candidate, use, PG_GETARG_DATUM(first), PG_ARGISNULL(first));
 	else
-		for (int f = 0; f < candidate->features; f++)
-			candidate->codes[f] = ReadFeature(&candidate->readers[f],
-											  &encoder->features[f],
-											  PG_GETARG_DATUM(first + f),
-											  PG_ARGISNULL(first + f));
+		encoded = candidate->features;
+
+	offset = 0;
+	for (int f = 0; f < encoded; f++)
+		offset += EncodeColumn(&candidate->readers[f], &encoder->features[f],
+							   PG_GETARG_DATUM(candidate->argument[f]),
+							   PG_ARGISNULL(candidate->argument[f]),
+							   candidate->z);
 
 	/* to the arm `id` the entity is a feature */
 	if (candidate->features < encoder->count)
 		candidate->codes[candidate->features].row = vector->id;
-	offset = Encode(encoder, candidate->codes, candidate->z);
+	for (int f = encoded; f < encoder->count; f++)
+		offset += EncodeCode(&encoder->features[f], candidate->codes[f],
+							 candidate->z);
 	network_score(&trained->network, vector->entity, 1, candidate->z,
 				  encoder->width, &offset, candidate->memory, &score);
 	if (isnan(score) || (trained->shape.loss == LOSS_SQUARED && isinf(score)))
@@ -280,7 +339,23 @@ limaml_score(PG_FUNCTION_ARGS)
 	ModelUse   *use = UseModel(fcinfo, 1);
 	EntityVector *vector = UseEntity(use, PG_GETARG_DATUM(1), PG_ARGISNULL(1));
 
-	PG_RETURN_FLOAT4(ScoreCandidate(fcinfo, use, vector, 2));
+	PG_RETURN_FLOAT4(ScoreCandidate(fcinfo, use, vector, 2, (Datum) 0));
+}
+
+PG_FUNCTION_INFO_V1(limaml_score_columns);
+
+/*
+ * limaml_score_columns(model text, columns text[], entity, VARIADIC "any"):
+ * what the planner makes of limaml_score of a row.
+ */
+Datum
+limaml_score_columns(PG_FUNCTION_ARGS)
+{
+	ModelUse   *use = UseModel(fcinfo, 2);
+	EntityVector *vector = UseEntity(use, PG_GETARG_DATUM(2), PG_ARGISNULL(2));
+
+	PG_RETURN_FLOAT4(ScoreCandidate(fcinfo, use, vector, 3,
+									PG_GETARG_DATUM(1)));
 }
 
 /* An embedding means something to the network that made it and to no other. */
@@ -308,6 +383,30 @@ CheckEmbedding(const ModelUse *use, const MetaEmbedding *embedding)
 				 errhint("Use limaml_embedding or limaml_adapt, or the embeddings of that version.")));
 }
 
+/* Scores for the embedding that an argument gives, or says NULL. */
+static Datum
+ScoreEmbedding(FunctionCallInfo fcinfo, int argument, Datum columns)
+{
+	ModelUse   *use = UseModel(fcinfo, -1);
+	MetaEmbedding *embedding;
+	float		score;
+
+	if (PG_ARGISNULL(argument))
+		PG_RETURN_NULL();
+	if (use->trained->personalization == PERSONALIZATION_ID)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("version %d of model \"%s\" knows entities by their keys, not by embeddings",
+						use->version->number, use->model->name),
+				 errhint("Use limaml_score.")));
+	embedding = PG_GETARG_META_EMBEDDING_P(argument);
+	CheckEmbedding(use, embedding);
+	score = ScoreCandidate(fcinfo, use, UseEmbedding(use, embedding->x),
+						   argument + 1, columns);
+	PG_FREE_IF_COPY(embedding, argument);
+	PG_RETURN_FLOAT4(score);
+}
+
 PG_FUNCTION_INFO_V1(limaml_score_embedding);
 
 /*
@@ -318,23 +417,19 @@ PG_FUNCTION_INFO_V1(limaml_score_embedding);
 Datum
 limaml_score_embedding(PG_FUNCTION_ARGS)
 {
-	ModelUse   *use = UseModel(fcinfo, -1);
-	MetaEmbedding *embedding;
-	float		score;
+	return ScoreEmbedding(fcinfo, 1, (Datum) 0);
+}
 
-	if (PG_ARGISNULL(1))
-		PG_RETURN_NULL();
-	if (use->trained->personalization == PERSONALIZATION_ID)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("version %d of model \"%s\" knows entities by their keys, not by embeddings",
-						use->version->number, use->model->name),
-				 errhint("Use limaml_score.")));
-	embedding = PG_GETARG_META_EMBEDDING_P(1);
-	CheckEmbedding(use, embedding);
-	score = ScoreCandidate(fcinfo, use, UseEmbedding(use, embedding->x), 2);
-	PG_FREE_IF_COPY(embedding, 1);
-	PG_RETURN_FLOAT4(score);
+PG_FUNCTION_INFO_V1(limaml_score_embedding_columns);
+
+/*
+ * limaml_score_embedding_columns(model text, columns text[], embedding
+ * meta_embedding, VARIADIC "any"): what the planner makes of that of a row.
+ */
+Datum
+limaml_score_embedding_columns(PG_FUNCTION_ARGS)
+{
+	return ScoreEmbedding(fcinfo, 2, PG_GETARG_DATUM(1));
 }
 
 PG_FUNCTION_INFO_V1(limaml_embedding);

@@ -118,19 +118,36 @@ FindColumn(Oid relation, const char *name)
 	return column;
 }
 
+/* Splits a feature as declared; returns the suffix, or NULL. */
+static const char *
+SplitFeature(Oid relation, const char *declared, char **name)
+{
+	const char *colon = strrchr(declared, ':');
+
+	*name = pstrdup(declared);
+
+	/* a column of just this name comes before a suffix */
+	if (colon == NULL || get_attnum(relation, declared) != InvalidAttrNumber)
+		return NULL;
+	(*name)[colon - declared] = '\0';
+	return colon + 1;
+}
+
+char *
+FeatureName(Oid relation, const char *declared)
+{
+	char	   *name;
+
+	(void) SplitFeature(relation, declared, &name);
+	return name;
+}
+
 char *
 FeatureColumn(Oid relation, const char *declared, FeatureKind *kind)
 {
-	const char *colon = strrchr(declared, ':');
-	char	   *name = pstrdup(declared);
-	const char *suffix = NULL;
+	char	   *name;
+	const char *suffix = SplitFeature(relation, declared, &name);
 
-	/* a column of just this name comes before a suffix */
-	if (colon && get_attnum(relation, declared) == InvalidAttrNumber)
-	{
-		name[colon - declared] = '\0';
-		suffix = colon + 1;
-	}
 	*kind = FeatureKindOf(name, FindColumn(relation, name).type, suffix);
 	return name;
 }

@@ -55,7 +55,10 @@ typedef struct Source
 	ColumnReader weight_reader;
 } Source;
 
-/* The column of a feature as declared, and the kind that it has. */
+/* The column of a feature as declared, whether or not there is one. */
+extern char *FeatureName(Oid relation, const char *declared);
+
+/* The same of one that must be there, and the kind that it has. */
 extern char *FeatureColumn(Oid relation, const char *declared,
 						   FeatureKind *kind);
 
