@@ -78,17 +78,19 @@ CatalogModelExists(const char *name)
 Model *
 CatalogFindModel(const char *name, bool read_only)
 {
+	static SPIPlanPtr plan = NULL;
 	Parameters	parameters = {0};
 	MemoryContext caller = CurrentMemoryContext;
 	Model	   *model;
 	bool		isnull;
 
 	AddText(&parameters, name);
-	ExecuteStatement("SELECT id, owner, interactions, entity_key, label, event_time, "
-			"features, entities, meta_features, embeddings, options, deployed, "
-			"changes "
-			"FROM limaml.model WHERE model OPERATOR(pg_catalog.=) $1",
-			&parameters, read_only, SPI_OK_SELECT);
+	ExecuteKeptStatement(&plan,
+						 "SELECT id, owner, interactions, entity_key, label, event_time, "
+						 "features, entities, meta_features, embeddings, options, deployed, "
+						 "changes "
+						 "FROM limaml.model WHERE model OPERATOR(pg_catalog.=) $1",
+						 &parameters, read_only, SPI_OK_SELECT);
 	MemoryContextSwitchTo(caller);
 	if (SPI_processed == 0)
 		return NULL;
@@ -141,6 +143,7 @@ CatalogModel(const char *name, bool read_only)
 Version *
 CatalogVersion(const Model *model, int number, bool read_only)
 {
+	static SPIPlanPtr plan = NULL;
 	Parameters	parameters = {0};
 	MemoryContext caller = CurrentMemoryContext;
 	Version    *version;
@@ -157,11 +160,11 @@ CatalogVersion(const Model *model, int number, bool read_only)
 	AddParameter(&parameters, INT4OID,
 				 Int32GetDatum(number == 0 ? model->deployed : number),
 				 number == -1);
-	ExecuteStatement("SELECT version, digest FROM limaml.version "
-			"WHERE model OPERATOR(pg_catalog.=) $1 "
-			"AND (version OPERATOR(pg_catalog.=) $2 OR $2 IS NULL) "
-			"ORDER BY version DESC LIMIT 1",
-			&parameters, read_only, SPI_OK_SELECT);
+	ExecuteKeptStatement(&plan, "SELECT version, digest FROM limaml.version "
+						 "WHERE model OPERATOR(pg_catalog.=) $1 "
+						 "AND (version OPERATOR(pg_catalog.=) $2 OR $2 IS NULL) "
+						 "ORDER BY version DESC LIMIT 1",
+						 &parameters, read_only, SPI_OK_SELECT);
 	MemoryContextSwitchTo(caller);
 	if (SPI_processed == 0 && number == -1)
 		ereport(ERROR,

@@ -26,6 +26,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/syscache.h"
 
 void
@@ -107,6 +108,136 @@ ExecuteStatement(const char *sql, Parameters *parameters, bool read_only,
 	if (result != expected)
 		elog(ERROR, "statement returned %s: %s",
 			 SPI_result_code_string(result), sql);
+}
+
+void
+ExecuteKeptStatement(SPIPlanPtr *plan, const char *sql,
+					 Parameters *parameters, bool read_only, int expected)
+{
+	int			result;
+
+	if (*plan == NULL)
+	{
+		/* generic at once: what is found by key has no better plan */
+		SPIPlanPtr	kept = SPI_prepare_cursor(sql, parameters->count,
+											  parameters->types,
+											  CURSOR_OPT_GENERIC_PLAN);
+
+		if (kept == NULL || SPI_keepplan(kept) != 0)
+			elog(ERROR, "could not prepare: %s", sql);
+		*plan = kept;
+	}
+	result = SPI_execute_plan(*plan, parameters->values, parameters->nulls,
+							  read_only, 0);
+	if (result != expected)
+		elog(ERROR, "statement returned %s: %s",
+			 SPI_result_code_string(result), sql);
+}
+
+/*
+ * Plans by their texts.  The server makes a kept plan anew when what it reads
+ * has changed, so a text is all there is to know it by.
+ */
+#define MOST_KEPT_PLANS 64
+
+typedef struct KeptPlanEntry
+{
+	char	   *sql;			/* NULL where the entry is free */
+	int			count;
+	Oid			types[INDEX_MAX_KEYS + 1];	/* a key and a version */
+	SPIPlanPtr	plan;
+	int			options;
+	int			users;
+	uint64		used;			/* last, in uses of any */
+} KeptPlanEntry;
+
+static KeptPlanEntry kept_plans[MOST_KEPT_PLANS];
+static uint64 kept_plan_uses;
+
+static void
+ReleaseKeptPlan(void *entry)
+{
+	((KeptPlanEntry *) entry)->users--;
+}
+
+static void
+FreePlan(void *plan)
+{
+	SPI_freeplan(plan);
+}
+
+/* A place for one more plan; NULL where all are in use. */
+static KeptPlanEntry *
+PlaceForPlan(void)
+{
+	KeptPlanEntry *oldest = NULL;
+
+	for (int e = 0; e < MOST_KEPT_PLANS; e++)
+	{
+		KeptPlanEntry *entry = &kept_plans[e];
+
+		if (entry->sql == NULL)
+			return entry;
+		if (entry->users == 0 && (!oldest || entry->used < oldest->used))
+			oldest = entry;
+	}
+	if (oldest)
+	{
+		SPI_freeplan(oldest->plan);
+		pfree(oldest->sql);
+		oldest->sql = NULL;
+	}
+	return oldest;
+}
+
+SPIPlanPtr
+KeptPlan(const char *sql, int count, const Oid *types, int options)
+{
+	MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
+	MemoryContext context = CurrentMemoryContext;
+	KeptPlanEntry *entry = NULL;
+	SPIPlanPtr	plan;
+
+	Assert(count <= (int) lengthof(kept_plans[0].types));
+	for (int e = 0; e < MOST_KEPT_PLANS; e++)
+		if (kept_plans[e].sql && kept_plans[e].count == count &&
+			kept_plans[e].options == options &&
+			memcmp(kept_plans[e].types, types, sizeof(Oid) * count) == 0 &&
+			strcmp(kept_plans[e].sql, sql) == 0)
+			entry = &kept_plans[e];
+	if (entry == NULL)
+	{
+		char	   *copy;
+
+		plan = SPI_prepare_cursor(sql, count, unconstify(Oid *, types),
+								  options);
+		if (plan == NULL)
+			elog(ERROR, "could not prepare: %s", sql);
+		copy = MemoryContextStrdup(TopMemoryContext, sql);
+		if (SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not keep the plan: %s", sql);
+		entry = PlaceForPlan();
+		if (entry == NULL)
+		{
+			pfree(copy);
+			callback->func = FreePlan;
+			callback->arg = plan;
+			MemoryContextRegisterResetCallback(context, callback);
+			return plan;
+		}
+		entry->sql = copy;
+		entry->count = count;
+		entry->options = options;
+		memcpy(entry->types, types, sizeof(Oid) * count);
+		entry->plan = plan;
+		entry->users = 0;
+	}
+	entry->users++;
+	entry->used = ++kept_plan_uses;
+	callback->func = ReleaseKeptPlan;
+	callback->arg = entry;
+	MemoryContextRegisterResetCallback(context, callback);
+	return entry->plan;
 }
 
 void

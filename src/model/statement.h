@@ -10,6 +10,8 @@
 
 #include "postgres.h"
 
+struct _SPI_plan;
+
 /* Parameters of a statement, gathered one by one. */
 #define STATEMENT_MAX_PARAMETERS 16
 
@@ -39,6 +41,22 @@ extern void ExecuteStatement(const char *sql, Parameters *parameters,
 							 bool read_only, int expected);
 extern void ExecuteAsCatalog(const char *sql, Parameters *parameters,
 							 bool read_only, int expected);
+
+/*
+ * The same for a statement that many queries need: its plan is made once per
+ * session, in *plan, which is NULL before.
+ */
+extern void ExecuteKeptStatement(struct _SPI_plan **plan, const char *sql,
+								 Parameters *parameters, bool read_only,
+								 int expected);
+
+/*
+ * A plan of a text that is put together, and may be wanted again by the next
+ * query: it is kept for the session, among some others, and is the caller's
+ * until the current memory context is reset.  options are a cursor's.
+ */
+extern struct _SPI_plan *KeptPlan(const char *sql, int count,
+								  const Oid *types, int options);
 
 /* A column of the first row of the last statement's result. */
 extern Datum ResultColumn(int column, bool *isnull);

@@ -14,6 +14,7 @@
 #include "executor/tuptable.h"
 #include "math/adapt.h"
 #include "miscadmin.h"
+#include "model/statement.h"
 #include "nodes/params.h"
 #include "portability/instr_time.h"
 #include "query/adapt.h"
@@ -82,38 +83,34 @@ typedef struct RowReceiver
 	ErrorContextCallback *error_context;	/* outside of the query */
 } RowReceiver;
 
-static void
-FreePlan(void *plan)
-{
-	SPI_freeplan(plan);
-}
-
-/* A plan over arrays of keys, which goes when the adapter does. */
+/*
+ * A plan over arrays of keys, or over one key; the adapter's as long as it is
+ * there.
+ */
 static SPIPlanPtr
-PreparePlan(const Adapter *adapter, const char *sql)
+PreparePlan(const Adapter *adapter, const char *sql, bool arrays)
 {
 	const Source *source = &adapter->source;
 	Oid			types[INDEX_MAX_KEYS];
-	MemoryContextCallback *callback;
+	MemoryContext old;
 	SPIPlanPtr	plan;
 
 	for (int k = 0; k < source->key.count; k++)
 	{
-		types[k] = get_array_type(source->key.columns[k].type);
+		types[k] = source->key.columns[k].type;
+		if (!arrays)
+			continue;
+		types[k] = get_array_type(types[k]);
 		if (!OidIsValid(types[k]))
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
 					 errmsg("could not find array type for data type %s",
 							format_type_be(source->key.columns[k].type))));
 	}
-	plan = SPI_prepare(sql, source->key.count, types);
-	if (plan == NULL || SPI_keepplan(plan) != 0)
-		elog(ERROR, "could not prepare: %s", sql);
-	callback = MemoryContextAlloc(adapter->context,
-								  sizeof(MemoryContextCallback));
-	callback->func = FreePlan;
-	callback->arg = plan;
-	MemoryContextRegisterResetCallback(adapter->context, callback);
+	old = MemoryContextSwitchTo(adapter->context);
+	plan = KeptPlan(sql, source->key.count, types,
+					arrays ? 0 : CURSOR_OPT_GENERIC_PLAN);
+	MemoryContextSwitchTo(old);
 	return plan;
 }
 
@@ -182,6 +179,7 @@ AdapterInit(Adapter *adapter, const Model *model,
 	adapter->batch = AllocSetContextCreate(context, "limaml batch",
 										   ALLOCSET_DEFAULT_SIZES);
 	adapter->rows_plan = NULL;
+	adapter->one_plan = NULL;
 	adapter->entities_plan = NULL;
 	adapter->x = Numbers(1, trained->entity.width);
 	adapter->z = Numbers(rows, trained->interaction.width);
@@ -244,7 +242,8 @@ EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
 
 	if (adapter->entities_plan == NULL)
 		adapter->entities_plan = PreparePlan(adapter,
-											 SourceEntitiesQuery(&adapter->source));
+											 SourceEntitiesQuery(&adapter->source),
+											 true);
 	MemoryContextSwitchTo(old);
 	met = palloc0(sizeof(bool) * count);
 	if (SPI_execute_plan(adapter->entities_plan,
@@ -561,27 +560,30 @@ ReadRows(Adapter *adapter, int count, Datum **key, bool read_only,
 		.read_only = read_only,
 		.dest = &rows.receiver
 	};
-	Datum	   *arrays;
+	SPIPlanPtr *plan = count == 1 ? &adapter->one_plan : &adapter->rows_plan;
+	Datum	   *arrays = NULL;
 
-	if (adapter->rows_plan == NULL)
-		adapter->rows_plan = PreparePlan(adapter,
-										 SourceBatchQuery(&adapter->source));
+	if (*plan == NULL)
+		*plan = PreparePlan(adapter, count == 1 ?
+							SourceOneQuery(&adapter->source) :
+							SourceBatchQuery(&adapter->source), count != 1);
 	MemoryContextSwitchTo(adapter->batch);
 	rows.row_context = AllocSetContextCreate(adapter->batch, "limaml row",
 											 ALLOCSET_DEFAULT_SIZES);
-	arrays = KeyArrays(adapter, count, key);
+	if (count != 1)
+		arrays = KeyArrays(adapter, count, key);
 	options.params = makeParamList(keys);
 	for (int k = 0; k < keys; k++)
 	{
 		ParamExternData *param = &options.params->params[k];
+		Oid			type = adapter->source.key.columns[k].type;
 
-		param->value = arrays[k];
+		param->value = count == 1 ? key[k][0] : arrays[k];
 		param->isnull = false;
 		param->pflags = PARAM_FLAG_CONST;
-		param->ptype = get_array_type(adapter->source.key.columns[k].type);
+		param->ptype = count == 1 ? type : get_array_type(type);
 	}
-	if (SPI_execute_plan_extended(adapter->rows_plan,
-								  &options) != SPI_OK_SELECT)
+	if (SPI_execute_plan_extended(*plan, &options) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the interactions");
 	MemoryContextSwitchTo(adapter->batch);
 	adapter->rows_read += SPI_processed;

@@ -22,8 +22,9 @@ typedef struct Adapter
 {
 	const TrainedNetwork *trained;
 	Source		source;
-	SPIPlanPtr	rows_plan;		/* once it is needed, and so the other: to */
-	SPIPlanPtr	entities_plan;	/* prepare one takes rights on its relation */
+	SPIPlanPtr	rows_plan;		/* once it is needed, and so the others: to */
+	SPIPlanPtr	one_plan;		/* prepare one takes rights on its relation */
+	SPIPlanPtr	entities_plan;
 	ColumnReader *readers;
 	ColumnReader *meta_readers;
 	SortSupportData time_order;

@@ -265,12 +265,6 @@ UseEmbedding(ModelUse *use, const float *embedding)
 	return use->last;
 }
 
-static void
-FreePlan(void *plan)
-{
-	SPI_freeplan(plan);
-}
-
 /* The stored embedding of a key; false where there is none. */
 static bool
 StoredEmbedding(ModelUse *use, Datum *key, float *embedding)
@@ -286,8 +280,7 @@ StoredEmbedding(ModelUse *use, Datum *key, float *embedding)
 	{
 		Oid			types[INDEX_MAX_KEYS + 1];
 		StringInfoData sql;
-		SPIPlanPtr	plan;
-		MemoryContextCallback *callback;
+		MemoryContext old;
 
 		initStringInfo(&sql);
 		appendStringInfo(&sql, "SELECT e.embedding FROM %s AS e WHERE e.version OPERATOR(pg_catalog.=) $1",
@@ -301,14 +294,10 @@ StoredEmbedding(ModelUse *use, Datum *key, float *embedding)
 							 quote_identifier(columns->columns[k].name),
 							 columns->columns[k].equality, k + 2);
 		}
-		plan = SPI_prepare(sql.data, columns->count + 1, types);
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare: %s", sql.data);
-		callback = MemoryContextAlloc(use->context, sizeof(*callback));
-		callback->func = FreePlan;
-		callback->arg = plan;
-		MemoryContextRegisterResetCallback(use->context, callback);
-		use->embedding_plan = plan;
+		old = MemoryContextSwitchTo(use->context);
+		use->embedding_plan = KeptPlan(sql.data, columns->count + 1, types,
+									   CURSOR_OPT_GENERIC_PLAN);
+		MemoryContextSwitchTo(old);
 	}
 
 	values[0] = Int32GetDatum(use->version->number);

@@ -683,6 +683,23 @@ SourceBatchQuery(const Source *source)
 }
 
 char *
+SourceOneQuery(const Source *source)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT 1::pg_catalog.int8");
+	AppendRowColumns(&sql, source);
+	appendStringInfo(&sql, " FROM %s AS i WHERE ", source->interactions);
+	AppendUsable(&sql, source);
+	for (int k = 0; k < source->key.count; k++)
+		appendStringInfo(&sql, " AND i.%s %s $%d",
+						 quote_identifier(source->key.columns[k].name),
+						 source->key.columns[k].equality, k + 1);
+	return sql.data;
+}
+
+char *
 SourceEntitiesQuery(const Source *source)
 {
 	StringInfoData sql;

@@ -121,6 +121,9 @@ extern char *SourceDuplicatesQuery(const Source *source);
  */
 extern char *SourceBatchQuery(const Source *source);
 
+/* The same of one entity, whose place is 1; parameters are its key. */
+extern char *SourceOneQuery(const Source *source);
+
 /* Their meta features: place, meta features...; entities may be missing. */
 extern char *SourceEntitiesQuery(const Source *source);
 
