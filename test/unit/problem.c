@@ -357,6 +357,21 @@ loaded_half(const Loaded *loaded, int n, const real *z)
 	return half;
 }
 
+void
+loaded_scores(const Loaded *loaded, const real *embedding, const Rows *rows,
+			  real *score)
+{
+	const NetworkShape *shape = &loaded->network.shape;
+	real	   *entity = allocate_reals(network_half_size(shape));
+	real	   *memory = allocate_reals(network_score_size(shape, rows->n));
+
+	network_entity(&loaded->network, embedding, entity);
+	network_score_halves(&loaded->network, entity, rows->n, rows->half,
+						 rows->offset, memory, score);
+	free(entity);
+	free(memory);
+}
+
 Adaptation
 loaded_adapt(const Loaded *loaded, int task, real *embedding)
 {

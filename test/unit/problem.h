@@ -122,6 +122,10 @@ extern void loaded_free(Loaded *loaded);
 /* Candidate halves of n rows in fresh memory, for free. */
 extern real *loaded_half(const Loaded *loaded, int n, const real *z);
 
+/* Scores of rows for an embedding, by network_score_halves. */
+extern void loaded_scores(const Loaded *loaded, const real *embedding,
+						  const Rows *rows, real *score);
+
 /* One task's embedding (E numbers) by adapt. */
 extern Adaptation loaded_adapt(const Loaded *loaded, int task, real *embedding);
 

@@ -104,14 +104,18 @@ compare_inner_loop(Outcome *outcome, const Loaded *loaded)
 	const LoadedTask *task = &loaded->task[0];
 	int			K = shape->steps;
 	int			E = network_embedding_size(shape);
-	size_t		size = inner_loop_size(shape, task->support.n, false);
+	size_t		size = inner_loop_size(shape) +
+		global_pass_size(shape, task->support.n);
 	real	   *memory = allocate_reals(size);
 	real	   *embeddings = allocate_reals((size_t) (K + 1) * E);
 	real	   *losses = allocate_reals(K + 1);
 	Arena		arena = {memory, memory + size};
 	InnerLoop	loop;
 
-	inner_loop_take(&loop, shape, task->support.n, false, &arena);
+	inner_loop_take(&loop, shape, &arena);
+	global_pass_take(&loop.global[0], shape, task->support.n, &arena);
+	for (int k = 1; k < K; k++)
+		loop.global[k] = loop.global[0];
 	if (inner_loop_run(&loaded->network, task->x, &task->support, true, &loop))
 	{
 		note("the inner loop diverges on %s", outcome->kernels);
@@ -178,24 +182,18 @@ compare_scores(Outcome *outcome, const Loaded *loaded, const real *embedding)
 	const NetworkShape *shape = &loaded->network.shape;
 	const LoadedTask *task = &loaded->task[0];
 	int			q = task->query.n;
-	size_t		size = global_pass_size(shape, q);
-	real	   *memory = allocate_reals(size);
-	real	   *scratch = allocate_reals(network_scratch_size(shape));
-	Arena		arena = {memory, memory + size};
+	real	   *score = allocate_reals(q);
 	MeanLoss	mean = {0};
-	GlobalPass	pass;
 	double		loss;
 
-	global_pass_take(&pass, shape, q, &arena);
-	network_forward(&loaded->network, embedding, &task->query, &pass, scratch);
-	compare_reals(outcome, "query_logits", 1, 1, q, pass.score);
+	loaded_scores(loaded, embedding, &task->query, score);
+	compare_reals(outcome, "query_logits", 1, 1, q, score);
 	for (int i = 0; i < q; i++)
-		mean_loss_add(&mean, shape->loss, pass.score[i], task->query.label[i],
+		mean_loss_add(&mean, shape->loss, score[i], task->query.label[i],
 					  task->query.weight[i]);
 	loss = mean_loss(&mean);
 	compare(outcome, "out.", "query_loss", 1, 1, 1, &loss);
-	free(memory);
-	free(scratch);
+	free(score);
 }
 
 static void

@@ -117,53 +117,66 @@ test_adapt(const Loaded *loaded, const Loaded *elsewhere, int task,
 	return same;
 }
 
-/* Scores of many rows, of single ones, and from the entity's half. */
+/*
+ * Scores of many rows from their halves, by a training pass, and from z in
+ * random blocks: at whatever place.
+ */
 static bool
-test_forward(const Loaded *loaded, const LoadedTask *task,
-			 const real *embedding)
+test_scores(const Loaded *loaded, const LoadedTask *task,
+			const real *embedding)
 {
 	const Network *network = &loaded->network;
 	const NetworkShape *shape = &network->shape;
 	const Rows *rows = &task->query;
-	int			first = kernel_stride(shape->global_width[1]);
-	int			factor = kernel_stride(shape->factor_size);
-	size_t		size = global_pass_size(shape, rows->n);
+	int			n = rows->n;
+	int			dz = network_candidate_size(shape);
+	size_t		size = global_pass_size(shape, n);
 	Moved		memory = moved(size, NULL);
-	Moved		single = moved(size, NULL);
+	Moved		scoring = moved(network_score_size(shape, n), NULL);
 	Moved		scratch = moved(network_scratch_size(shape), NULL);
-	Moved		half = moved(first, NULL);
-	Moved		e_f = moved(factor, NULL);
+	Moved		entity = moved(network_half_size(shape), NULL);
+	Moved		z = moved((size_t) n * dz, task->query_z);
+	Moved		halves = moved((size_t) n * network_half_size(shape),
+							   rows->half);
+	Moved		score = moved(n, NULL);
+	Moved		again = moved(n, NULL);
 	Arena		arena = {memory.numbers, memory.numbers + size};
-	bool		same = true;
-	GlobalPass	all;
+	bool		same;
+	GlobalPass	pass;
 
-	global_pass_take(&all, shape, rows->n, &arena);
-	network_forward(network, embedding, rows, &all, scratch.numbers);
-	network_entity_half(network, embedding, half.numbers);
-	memset(e_f.numbers, 0, factor * sizeof(real));
-	memcpy(e_f.numbers, embedding + network_concatenated_size(shape),
-		   shape->factor_size * sizeof(real));
-	for (int i = 0; i < rows->n; i++)
+	global_pass_take(&pass, shape, n, &arena);
+	network_forward(network, embedding, rows, 1, &pass, scratch.numbers);
+	network_entity(network, embedding, entity.numbers);
+	network_score_halves(network, entity.numbers, n, halves.numbers,
+						 rows->offset, scoring.numbers, score.numbers);
+	same = same_bits(n, pass.score, score.numbers);
+	for (int i = 0; i < n;)
 	{
-		Arena		one_arena = {single.numbers, single.numbers + size};
-		Rows		row = {
-			.n = 1,
-			.half = rows->half + (size_t) i * network_half_size(shape),
-			.offset = rows->offset ? rows->offset + i : NULL
-		};
-		GlobalPass	one;
+		int			block = random_below(&random_state, 2) ? 1 :
+			1 + random_below(&random_state, n - i);
 
-		global_pass_take(&one, shape, 1, &one_arena);
-		network_forward(network, embedding, &row, &one, scratch.numbers);
-		same &= same_bits(1, &one.score[0], &all.score[i]);
-		network_forward_half(network, half.numbers, e_f.numbers, &row, &one);
-		same &= same_bits(1, &one.score[0], &all.score[i]);
+		network_score(network, entity.numbers, block,
+					  z.numbers + (size_t) i * dz, dz,
+					  rows->offset ? rows->offset + i : NULL,
+					  scoring.numbers, again.numbers + i);
+		i += block;
 	}
+	same &= same_bits(n, score.numbers, again.numbers);
+
+	/* and what is predicted from them */
+	network_predict(network, n, score.numbers);
+	for (int i = 0; i < n; i++)
+		network_predict(network, 1, again.numbers + i);
+	same &= same_bits(n, score.numbers, again.numbers);
+
 	free(memory.memory);
-	free(single.memory);
+	free(scoring.memory);
 	free(scratch.memory);
-	free(half.memory);
-	free(e_f.memory);
+	free(entity.memory);
+	free(z.memory);
+	free(halves.memory);
+	free(score.memory);
+	free(again.memory);
 	return same;
 }
 
@@ -241,7 +254,7 @@ test_problem(const Problem *problem, Changes *changes)
 		if (adaptation.diverged_at == 0)
 		{
 			changes->adapted++;
-			changes->scores += !test_forward(&loaded, &loaded.task[t], embedding);
+			changes->scores += !test_scores(&loaded, &loaded.task[t], embedding);
 		}
 		all += problem->support[t].n;
 	}

@@ -112,7 +112,7 @@ test_multiply(void)
 				for (int k = 0; k < inner; k++)
 				{
 					long double term = (long double) a.numbers[i * lda + k] *
-						b.numbers[k * width + j];
+						b.numbers[kernel_weight(inner, width, k, j)];
 
 					sum += term;
 					magnitude += fabsl(term);
@@ -157,7 +157,6 @@ test_sums(void)
 		Array		x = array_of(width, 1, draw(KERNEL_PAD));
 		Array		y = array_of(width, 1, draw(KERNEL_PAD));
 		Array		weight = array_of(n, 1, draw(KERNEL_PAD));
-		Array		c = array_of((size_t) n * width, 1, draw(KERNEL_PAD));
 		Array		sum = array_of(width, 1, draw(KERNEL_PAD));
 		bool		weighted = draw(2);
 		real		scale = random_normal(&random_state);
@@ -179,13 +178,6 @@ test_sums(void)
 					  y.numbers[j] + (long double) scale * x.numbers[j],
 					  fabsl(y.numbers[j]) + fabsl(scale * x.numbers[j]), 1);
 		broken += !array_intact(&sum);
-
-		kernels->add_row(n, width, a.numbers, lda, x.numbers, c.numbers);
-		for (int i = 0; i < n; i++)
-			for (int j = 0; j < width; j++)
-				broken += c.numbers[(size_t) i * width + j] !=
-					a.numbers[(size_t) i * lda + j] + x.numbers[j];
-		broken += !array_intact(&c);
 
 		kernels->sum_rows(n, width, weighted ? weight.numbers : NULL,
 						  a.numbers, lda, sum.numbers);
@@ -209,12 +201,11 @@ test_sums(void)
 		free(x.memory);
 		free(y.memory);
 		free(weight.memory);
-		free(c.memory);
 		free(sum.memory);
 	}
 	check(worst <= 1, "sums on %s: %.2g of the rounding error's bound",
 		  kernels->name, worst);
-	check(broken == 0, "sums on %s: add_row is exact, nothing is overrun",
+	check(broken == 0, "sums on %s: nothing is overrun",
 		  kernels->name);
 }
 

@@ -241,29 +241,22 @@ compare_with_own(const Problem *problem, const Loaded *loaded, Tally *sum)
 		int			q = task->query.n;
 		Adaptation	own = loaded_adapt(loaded, t, embedding);
 		Adaptation	plain = load_adapt(loaded, t, MAML_META, parameters);
-		size_t		size = global_pass_size(shape, q);
-		real	   *memory = allocate_reals(size);
-		real	   *scratch = allocate_reals(network_scratch_size(shape));
 		real	   *plain_memory = allocate_reals(maml_score_size(shape, q));
 		real	   *score = allocate_reals(q);
-		Arena		arena = {memory, memory + size};
-		GlobalPass	pass;
+		real	   *own_score = allocate_reals(q);
 
-		global_pass_take(&pass, shape, q, &arena);
-		network_forward(&loaded->network, embedding, &task->query, &pass,
-						scratch);
+		loaded_scores(loaded, embedding, &task->query, own_score);
 		maml_score(&loaded->network, parameters, task->x, q, task->query_z,
 				   task->query.offset, plain_memory, score);
 		for (int i = 0; i < q; i++)
-			tally(sum, fabs(score[i] - pass.score[i]),
-				  SAME_TOLERANCE * (1 + fabs(pass.score[i])));
+			tally(sum, fabs(score[i] - own_score[i]),
+				  SAME_TOLERANCE * (1 + fabs(own_score[i])));
 		tally(sum, fabs(own.loss_before - plain.loss_before),
 			  SAME_TOLERANCE * (1 + own.loss_before));
 		tally(sum, fabs(own.loss_after - plain.loss_after),
 			  SAME_TOLERANCE * (1 + own.loss_after));
 		tally(sum, abs(own.diverged_at - plain.diverged_at), 0.5);
-		free(memory);
-		free(scratch);
+		free(own_score);
 		free(plain_memory);
 		free(score);
 	}

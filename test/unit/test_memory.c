@@ -154,60 +154,96 @@ all_numbers(size_t n, const real *numbers)
 	return true;
 }
 
-/* One pass forwards and backwards, in memory of its own. */
+/* Whether a pass has been given what its shape's activation wants. */
 static bool
-run_pass(const Network *network, const Rows *rows, const real *embedding)
+pass_is_whole(const GlobalPass *pass, const NetworkShape *shape, bool kept)
+{
+	int			G = shape->global_layers;
+	bool		whole = pass->score && pass->residual &&
+		(!pass->curvature == !kept);
+
+	for (int l = 1; l < G; l++)
+		whole &= pass->h[l] && pass->sum[l] &&
+			(pass->u[l] || shape->activation != ACTIVATION_GELU) &&
+			(pass->b[l] || shape->activation == ACTIVATION_RELU) &&
+			(pass->delta[l] || (!kept && l == 1 && G > 2));
+	return whole;
+}
+
+/* One pass forwards and backwards, and scores, in memory of its own. */
+static bool
+run_pass(const Network *network, const Rows *rows, const real *z,
+		 const real *embedding, bool keep)
 {
 	const NetworkShape *shape = &network->shape;
-	size_t		size = global_pass_size(shape, rows->n);
+	int			n = rows->n;
+	int			dz = network_candidate_size(shape);
+	real	   *h[NETWORK_MAX_LAYERS] = {NULL};
+	real	   *delta[NETWORK_MAX_LAYERS] = {NULL};
+	size_t		size = keep ? global_pass_kept_size(shape, n) :
+		global_pass_size(shape, n);
 	real	   *memory = take(size);
 	real	   *scratch = take(network_scratch_size(shape));
 	real	   *gradient = take(network_embedding_size(shape));
-	real	   *half = take(kernel_stride(shape->global_width[1]));
-	real	   *factor = take_zeros(kernel_stride(shape->factor_size));
+	real	   *entity = take(network_half_size(shape));
+	real	   *score = take(n);
+	real	   *again = take(n);
 	Arena		arena = {memory, memory + size};
-	bool		enough = true;
 	GlobalPass	pass;
+	real		loss;
 
-	global_pass_take(&pass, shape, rows->n, &arena);
-	for (int l = 1; l < shape->global_layers; l++)
-		enough &= pass.u[l] && pass.h[l] && pass.b[l] && pass.delta[l];
-	enough &= pass.score && pass.residual;
-	if (!enough)
+	for (int l = 1; keep && l < shape->global_layers; l++)
+	{
+		size_t		width = kernel_stride(shape->global_width[l]);
+
+		h[l] = take(n * width);
+		delta[l] = take(n * width);
+	}
+	if (keep)
+		global_pass_take_kept(&pass, shape, n, h, delta, &arena);
+	else
+		global_pass_take(&pass, shape, n, &arena);
+	if (!pass_is_whole(&pass, shape, keep))
 		return false;
-	network_forward(network, embedding, rows, &pass, scratch);
-	for (int i = 0; i < rows->n; i++)
-		pass.residual[i] = pass.score[i];
+	loss = network_forward(network, embedding, rows, 0.5, &pass, scratch);
 	network_backward(network, rows, &pass, gradient, scratch);
-	network_entity_half(network, embedding, half);
-	network_forward_half(network, half, factor, rows, &pass);
-	return all_numbers(rows->n, pass.score) &&
+
+	network_entity(network, embedding, entity);
+	network_score_halves(network, entity, n, rows->half, rows->offset,
+						 take(network_score_size(shape, n)), score);
+	network_score(network, entity, n, take_copy((size_t) n * dz, z), dz,
+				  rows->offset, take(network_score_size(shape, n)), again);
+	network_predict(network, n, again);
+	return !isnan(loss) && all_numbers(n, pass.score) &&
+		all_numbers(n, score) && all_numbers(n, again) &&
 		all_numbers(network_embedding_size(shape), gradient);
 }
 
 /* An inner loop whose memory must hold all that it takes. */
 static bool
-run_inner_loop(const Network *network, const real *x, const Rows *rows,
-			   bool keep)
+run_inner_loop(const Network *network, const real *x, const Rows *rows)
 {
 	const NetworkShape *shape = &network->shape;
-	size_t		size = inner_loop_size(shape, rows->n, keep);
+	size_t		size = inner_loop_size(shape);
 	real	   *memory = take(size);
+	size_t		pass_size = global_pass_size(shape, rows->n);
+	real	   *pass_memory = take(pass_size);
 	Arena		arena = {memory, memory + size};
+	Arena		pass_arena = {pass_memory, pass_memory + pass_size};
 	InnerLoop	loop;
 
-	inner_loop_take(&loop, shape, rows->n, keep, &arena);
-	if (!loop.first || !loop.scratch || !loop.meta[0].h[0])
+	inner_loop_take(&loop, shape, &arena);
+	global_pass_take(&loop.global[0], shape, rows->n, &pass_arena);
+	for (int k = 1; k < shape->steps; k++)
+		loop.global[k] = loop.global[0];
+	if (!loop.scratch || !loop.meta[0].h[0])
 		return false;
 	for (int k = 0; k <= shape->steps; k++)
 		for (int l = 1; l <= shape->meta_layers; l++)
 			if (!loop.meta[k].u[l] || !loop.meta[k].h[l] ||
 				!loop.meta[k].b[l] || !loop.meta[k].delta[l])
 				return false;
-	for (int k = 0; k < shape->steps; k++)
-		if (!loop.global[k].score || !loop.global[k].residual)
-			return false;
-	inner_loop_run(network, x, rows, !keep, &loop);
+	inner_loop_run(network, x, rows, true, &loop);
 	return true;
 }
 
@@ -292,9 +328,9 @@ run_all(const Loaded *loaded)
 	if (adapt(&network, x, &support, take(adapt_size(shape, n)),
 			  embedding).diverged_at == 0)
 		good &= all_numbers(E, embedding);
-	good &= run_pass(&network, &query, take_zeros(E));
-	good &= run_inner_loop(&network, x, &support, false);
-	good &= run_inner_loop(&network, x, &support, true);
+	for (int keep = 0; keep <= 1; keep++)
+		good &= run_pass(&network, &query, task->query_z, take_zeros(E), keep);
+	good &= run_inner_loop(&network, x, &support);
 
 	for (int order = 1; order <= 2; order++)
 	{
@@ -331,9 +367,6 @@ run_all(const Loaded *loaded)
 			all_numbers((size_t) q * dz, z_gradient) &&
 			all_numbers(dx, again.x_gradient) && all_numbers(count, gradient);
 	}
-	gradient_candidate_half(&network, q,
-							take_copy((size_t) q * dz, task->query_z),
-							take((size_t) q * half_size));
 	recency_weights(n, 10, NULL, take_zeros(n));
 	for (MamlPart part = MAML_META; part <= MAML_FULL; part++)
 		good &= run_maml(&network, part, x, task);

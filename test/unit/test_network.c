@@ -124,8 +124,10 @@ test_initialize(void)
 static bool
 packed_at(const PackedLayer *layer, int o, int i, real weight)
 {
-	return layer->forward[(size_t) i * layer->out_stride + o] == weight &&
-		layer->backward[(size_t) o * layer->in_stride + i] == weight;
+	return layer->forward[kernel_weight(layer->in, layer->out_stride,
+										i, o)] == weight &&
+		layer->backward[kernel_weight(layer->out, layer->in_stride,
+									  o, i)] == weight;
 }
 
 /* How many numbers of a packed layer are not 0. */
@@ -267,41 +269,6 @@ test_pack(void)
 		  seeds);
 }
 
-/* The product by BLAS for training is the one for serving, to rounding. */
-static void
-test_candidate_half(void)
-{
-	static const ProblemLimits limits = {1, 60, 30, 1};
-	int			seeds = seed_count(SEEDS);
-	double		worst = 0;
-
-	for (int seed = 1; seed <= seeds; seed++)
-	{
-		Problem		problem;
-		Loaded		loaded;
-		int			n;
-		size_t		size;
-		real	   *half;
-
-		problem_draw(&problem, &limits, seed);
-		problem_load(&loaded, &problem);
-		n = problem.query[0].n;
-		size = (size_t) n * network_half_size(&problem.shape);
-		half = allocate_reals(size);
-		gradient_candidate_half(&loaded.network, n, loaded.task[0].query_z,
-								half);
-		for (size_t i = 0; i < size; i++)
-			worst = fmax(worst, relative_error(half[i],
-											   loaded.task[0].query.half[i],
-											   1));
-		free(half);
-		loaded_free(&loaded);
-		problem_free(&problem);
-	}
-	check(worst < 100 * REAL_EPSILON,
-		  "candidate halves by BLAS: %.2g off those by kernels", worst);
-}
-
 /* An arena aligns what it hands out, and never hands out what it has not. */
 static void
 test_arena(void)
@@ -330,7 +297,6 @@ main(void)
 	test_tensors();
 	test_initialize();
 	test_pack();
-	test_candidate_half();
 	test_arena();
 	return check_end();
 }
