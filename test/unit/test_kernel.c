@@ -404,6 +404,528 @@ units_off(real got, long double expected)
 	return isnan(got) ? INFINITY : fabsl(ldexpl(got - expected, -exponent));
 }
 
+/* A product's weights in panels, for numbers that are drawn row by row. */
+static long double
+product_of(int inner, int width, const real *a, const real *w, int j,
+		   long double *magnitude)
+{
+	long double sum = 0;
+
+	*magnitude = 0;
+	for (int k = 0; k < inner; k++)
+	{
+		long double term = (long double) a[k] *
+			w[kernel_weight(inner, width, k, j)];
+
+		sum += term;
+		*magnitude += fabsl(term);
+	}
+	return sum;
+}
+
+/*
+ * The layers forwards and backwards, and their tangents, each by its
+ * definition from what the kernel itself has put out before.  h is such that
+ * relu's mask and the other slopes are beyond doubt.
+ */
+static void
+test_layers(Activation activation, const char *name)
+{
+	bool		relu = activation == ACTIVATION_RELU;
+	double		worst = 0;
+	int			broken = 0;
+
+	for (int trial = 0; trial < 120; trial++)
+	{
+		int			n = draw(12);
+		int			inner = draw(40);
+		int			width = (1 + draw(5)) * KERNEL_PAD;
+		int			lda = inner + draw(4);
+		size_t		count = (size_t) n * width;
+		bool		optional = draw(2) || !relu;
+		Array		a = array_of((size_t) n * lda, 1, draw(KERNEL_PAD));
+		Array		w = array_of((size_t) inner * width, 1, draw(KERNEL_PAD));
+		Array		bias = array_of(width, 1, draw(KERNEL_PAD));
+		Array		b_in = array_of(count, 1, draw(KERNEL_PAD));
+		Array		u_dot_in = array_of(count, 1, draw(KERNEL_PAD));
+		Array		u = array_of(count, 1, draw(KERNEL_PAD));
+		Array		h = array_of(count, 1, draw(KERNEL_PAD));
+		Array		b = array_of(count, 1, draw(KERNEL_PAD));
+		Array		delta = array_of(count, 1, draw(KERNEL_PAD));
+		Array		sum = array_of(width, 1, draw(KERNEL_PAD));
+		Array		u_dot = array_of(count, 1, draw(KERNEL_PAD));
+		Array		h_dot = array_of(count, 1, draw(KERNEL_PAD));
+		Array		delta_dot = array_of(count, 1, draw(KERNEL_PAD));
+		Array		sum_dot = array_of(width, 1, draw(KERNEL_PAD));
+		Array		row = array_of(width, 1, draw(KERNEL_PAD));
+		long double *total = calloc(2 * width, sizeof(long double));
+		long double *total_size = calloc(2 * width, sizeof(long double));
+		bool		biased = draw(2);
+
+		/* u is wanted by gelu alone, and may be given to all */
+		kernels->layer(activation, n, inner, width, a.numbers, lda, w.numbers,
+					   biased ? bias.numbers : NULL, u.numbers, h.numbers);
+		for (int i = 0; i < n; i++)
+		{
+			kernels->layer(activation, 1, inner, width,
+						   a.numbers + (size_t) i * lda, lda, w.numbers,
+						   biased ? bias.numbers : NULL,
+						   activation == ACTIVATION_GELU ? delta.numbers : NULL,
+						   row.numbers);
+			broken += !same_bits(width, row.numbers,
+								 h.numbers + (size_t) i * width);
+		}
+		kernels->layer_back(activation, n, inner, width, a.numbers, lda,
+							w.numbers, u.numbers, h.numbers,
+							optional ? b.numbers : NULL, delta.numbers,
+							sum.numbers);
+		if (relu)
+		{
+			memcpy(row.numbers, sum.numbers, width * sizeof(real));
+			kernels->layer_back(activation, n, inner, width, a.numbers, lda,
+								w.numbers, NULL, h.numbers, NULL, NULL,
+								sum.numbers);
+			broken += !same_bits(width, row.numbers, sum.numbers);
+		}
+		kernels->layer_tangent(activation, n, inner, width, a.numbers, lda,
+							   w.numbers, u.numbers, h.numbers,
+							   optional ? u_dot.numbers : NULL, h_dot.numbers);
+		kernels->layer_back_tangent(activation, n, inner, width, a.numbers,
+									lda, w.numbers, u.numbers, h.numbers,
+									b_in.numbers, u_dot_in.numbers, width,
+									optional ? b.numbers : NULL,
+									delta_dot.numbers, sum_dot.numbers);
+		for (int i = 0; i < n; i++)
+			for (int j = 0; j < width; j++)
+			{
+				size_t		at = (size_t) i * width + j;
+				long double size;
+				long double product = product_of(inner, width,
+												 a.numbers + (size_t) i * lda,
+												 w.numbers, j, &size);
+				long double slope = slope_of(activation, u.numbers[at]);
+				long double bent = curvature_of(activation, u.numbers[at]) *
+					b_in.numbers[at] * u_dot_in.numbers[at];
+
+				add_error(&worst, u.numbers[at],
+						  product + (biased ? bias.numbers[j] : 0),
+						  size + fabsl((long double) bias.numbers[j]), inner);
+				add_error(&worst, h.numbers[at],
+						  value_of(activation, u.numbers[at]),
+						  fabsl((long double) u.numbers[at]) + 1, 2);
+				add_error(&worst, delta.numbers[at], product * slope,
+						  size + fabsl(product), inner + 4);
+				if (optional)
+				{
+					add_error(&worst, b.numbers[at], product, size, inner);
+					add_error(&worst, u_dot.numbers[at], product, size, inner);
+				}
+				add_error(&worst, h_dot.numbers[at], product * slope,
+						  size + fabsl(product), inner + 4);
+				add_error(&worst, delta_dot.numbers[at], product * slope + bent,
+						  size + fabsl(product) + 2 * fabsl((long double) b_in.numbers[at] * u_dot_in.numbers[at]),
+						  inner + 4);
+				total[j] += delta.numbers[at];
+				total_size[j] += fabsl((long double) delta.numbers[at]);
+				total[width + j] += delta_dot.numbers[at];
+				total_size[width + j] +=
+					fabsl((long double) delta_dot.numbers[at]);
+			}
+		for (int j = 0; j < width; j++)
+		{
+			add_error(&worst, sum.numbers[j], total[j], total_size[j], n);
+			add_error(&worst, sum_dot.numbers[j], total[width + j],
+					  total_size[width + j], n);
+		}
+		broken += !array_intact(&u) + !array_intact(&h) + !array_intact(&b) +
+			!array_intact(&delta) + !array_intact(&sum) +
+			!array_intact(&u_dot) + !array_intact(&h_dot) +
+			!array_intact(&delta_dot) + !array_intact(&sum_dot) +
+			!array_intact(&row);
+		free(a.memory);
+		free(w.memory);
+		free(bias.memory);
+		free(b_in.memory);
+		free(u_dot_in.memory);
+		free(u.memory);
+		free(h.memory);
+		free(b.memory);
+		free(delta.memory);
+		free(sum.memory);
+		free(u_dot.memory);
+		free(h_dot.memory);
+		free(delta_dot.memory);
+		free(sum_dot.memory);
+		free(row.memory);
+		free(total);
+		free(total_size);
+	}
+	check(worst <= 1, "%s layers on %s: %.2g of the rounding error's bound",
+		  name, kernels->name, worst);
+	check(broken == 0, "%s layers on %s: a row's bits are its own, nothing is overrun",
+		  name, kernels->name);
+}
+
+/* The first and the last layer, which have no matrix. */
+static void
+test_outer_layers(Activation activation, const char *name)
+{
+	double		worst = 0;
+	int			broken = 0;
+
+	for (int trial = 0; trial < 120; trial++)
+	{
+		int			n = draw(12);
+		int			width = draw(6) * KERNEL_PAD;
+		int			factor_width = draw(3) * KERNEL_PAD;
+		int			ld = width + factor_width + draw(3);
+		size_t		count = (size_t) n * width;
+		Array		half = array_of((size_t) n * ld, 1, draw(KERNEL_PAD));
+		Array		entity = array_of(width + factor_width, 1, draw(KERNEL_PAD));
+		Array		last = array_of(width, 1, draw(KERNEL_PAD));
+		Array		offset = array_of(n, 1, draw(KERNEL_PAD));
+		Array		r = array_of(n, 1, draw(KERNEL_PAD));
+		Array		u = array_of(count, 1, draw(KERNEL_PAD));
+		Array		h = array_of(count, 1, draw(KERNEL_PAD));
+		Array		s = array_of(n, 1, draw(KERNEL_PAD));
+		Array		b = array_of(count, 1, draw(KERNEL_PAD));
+		Array		b_in = array_of(count, 1, draw(KERNEL_PAD));
+		Array		u_dot = array_of(count, 1, draw(KERNEL_PAD));
+		Array		delta = array_of(count, 1, draw(KERNEL_PAD));
+		Array		delta_dot = array_of(count, 1, draw(KERNEL_PAD));
+		Array		sum = array_of(width, 1, draw(KERNEL_PAD));
+		Array		sum_dot = array_of(width, 1, draw(KERNEL_PAD));
+		real		bias = random_normal(&random_state);
+		bool		offsets = draw(2);
+		bool		optional = draw(2);
+
+		kernels->first_layer(activation, n, width, half.numbers, ld,
+							 entity.numbers, u.numbers, h.numbers);
+		kernels->last_layer(n, width, h.numbers, last.numbers, factor_width,
+							half.numbers + width, ld, entity.numbers + width,
+							bias, offsets ? offset.numbers : NULL, s.numbers);
+		kernels->last_layer_back(activation, n, width, r.numbers, last.numbers,
+								 u.numbers, h.numbers,
+								 optional ? b.numbers : NULL, delta.numbers,
+								 sum.numbers);
+		kernels->last_layer_back_tangent(activation, n, width, r.numbers,
+										 last.numbers, u.numbers, h.numbers,
+										 b_in.numbers, u_dot.numbers, width,
+										 optional ? b.numbers : NULL,
+										 delta_dot.numbers, sum_dot.numbers);
+		for (int i = 0; i < n; i++)
+		{
+			const real *half_i = half.numbers + (size_t) i * ld;
+			long double score = bias + (offsets ? offset.numbers[i] : 0.0L);
+			long double size = fabsl(score);
+			real		alone;
+
+			for (int j = 0; j < width; j++)
+			{
+				size_t		at = (size_t) i * width + j;
+				long double ui = u.numbers[at];
+				long double bi = (long double) r.numbers[i] * last.numbers[j];
+				long double slope = slope_of(activation, ui);
+				long double bent = curvature_of(activation, ui) *
+					b_in.numbers[at] * u_dot.numbers[at];
+
+				broken += u.numbers[at] != half_i[j] + entity.numbers[j];
+				add_error(&worst, h.numbers[at], value_of(activation, ui),
+						  fabsl(ui) + 1, 2);
+				add_error(&worst, delta.numbers[at], bi * slope, fabsl(bi), 4);
+				add_error(&worst, delta_dot.numbers[at], bi * slope + bent,
+						  fabsl(bi) + 2 * fabsl((long double) b_in.numbers[at] * u_dot.numbers[at]),
+						  4);
+				if (optional)
+					add_error(&worst, b.numbers[at], bi, fabsl(bi), 1);
+				score += (long double) h.numbers[at] * last.numbers[j];
+				size += fabsl((long double) h.numbers[at] * last.numbers[j]);
+			}
+			for (int j = 0; j < factor_width; j++)
+			{
+				long double term = (long double) half_i[width + j] *
+					entity.numbers[width + j];
+
+				score += term;
+				size += fabsl(term);
+			}
+			add_error(&worst, s.numbers[i], score, size, width + factor_width);
+
+			/* the row alone */
+			kernels->last_layer(1, width, h.numbers + (size_t) i * width,
+								last.numbers, factor_width, half_i + width,
+								ld, entity.numbers + width, bias,
+								offsets ? offset.numbers + i : NULL, &alone);
+			broken += !same_bits(1, &alone, s.numbers + i);
+		}
+		for (int j = 0; j < width; j++)
+		{
+			long double total[2] = {0, 0};
+			long double size[2] = {0, 0};
+
+			for (int i = 0; i < n; i++)
+			{
+				total[0] += delta.numbers[(size_t) i * width + j];
+				size[0] += fabsl((long double) delta.numbers[(size_t) i * width + j]);
+				total[1] += delta_dot.numbers[(size_t) i * width + j];
+				size[1] += fabsl((long double) delta_dot.numbers[(size_t) i * width + j]);
+			}
+			add_error(&worst, sum.numbers[j], total[0], size[0], n);
+			add_error(&worst, sum_dot.numbers[j], total[1], size[1], n);
+		}
+		broken += !array_intact(&u) + !array_intact(&h) + !array_intact(&s) +
+			!array_intact(&b) + !array_intact(&delta) +
+			!array_intact(&delta_dot) + !array_intact(&sum) +
+			!array_intact(&sum_dot);
+		free(half.memory);
+		free(entity.memory);
+		free(last.memory);
+		free(offset.memory);
+		free(r.memory);
+		free(u.memory);
+		free(h.memory);
+		free(s.memory);
+		free(b.memory);
+		free(b_in.memory);
+		free(u_dot.memory);
+		free(delta.memory);
+		free(delta_dot.memory);
+		free(sum.memory);
+		free(sum_dot.memory);
+	}
+	check(worst <= 1 && broken == 0, "first and last layer of %s on %s: %.2g of "
+		  "the rounding error's bound", name, kernels->name, worst);
+}
+
+static void
+test_pairs(void)
+{
+	double		worst = 0;
+	int			broken = 0;
+
+	for (int trial = 0; trial < 300; trial++)
+	{
+		int			terms = draw(11);
+		int			q_width = draw(4) * KERNEL_PAD;
+		int			width = draw(4) * KERNEL_PAD;
+		int			ldq = draw(4) == 0 ? 0 : q_width + draw(3);
+		int			ldp = draw(4) == 0 ? 0 : width + draw(3);
+		Array		q = array_of((size_t) terms * ldq + q_width, 1, draw(KERNEL_PAD));
+		Array		p = array_of((size_t) terms * ldp + width, 1, draw(KERNEL_PAD));
+		Array		h = array_of(q_width, 1, draw(KERNEL_PAD));
+		Array		one = array_of(terms, 1, draw(KERNEL_PAD));
+		Array		y = array_of(width, 1, draw(KERNEL_PAD));
+		Array		before = array_of(width, 1, draw(KERNEL_PAD));
+		bool		ones = draw(2);
+		real		scale = random_normal(&random_state);
+
+		memcpy(before.numbers, y.numbers, width * sizeof(real));
+		kernels->add_pairs(terms, scale, q_width, q.numbers, ldq, h.numbers,
+						   ones ? one.numbers : NULL, width, p.numbers, ldp,
+						   y.numbers);
+		for (int j = 0; j < width; j++)
+		{
+			long double sum = before.numbers[j];
+			long double size = fabsl(sum);
+
+			for (int t = 0; t < terms; t++)
+			{
+				long double along = ones ? one.numbers[t] : 0;
+				long double along_size = fabsl(along);
+				long double p_j = p.numbers[(size_t) t * ldp + j];
+
+				for (int k = 0; k < q_width; k++)
+				{
+					long double term = (long double) h.numbers[k] *
+						q.numbers[(size_t) t * ldq + k];
+
+					along += term;
+					along_size += fabsl(term);
+				}
+				sum += scale * along * p_j;
+				size += fabsl(scale * along_size * p_j);
+			}
+			add_error(&worst, y.numbers[j], sum, size, q_width + terms);
+		}
+		broken += !array_intact(&y);
+		free(q.memory);
+		free(p.memory);
+		free(h.memory);
+		free(one.memory);
+		free(y.memory);
+		free(before.memory);
+	}
+	check(worst <= 1 && broken == 0, "pairs on %s: %.2g of the rounding error's bound",
+		  kernels->name, worst);
+}
+
+static long double
+plain_sigmoid(long double s)
+{
+	return s >= 0 ? 1 / (1 + expl(-s)) : expl(s) / (1 + expl(s));
+}
+
+/* A single row's loss, slope and curvature, unscaled. */
+static real
+loss_of(Loss loss, real s, real y, real *slope, real *curvature)
+{
+	return kernels->losses(loss, 1, 1, &s, &y, NULL, slope, curvature);
+}
+
+static real
+sigmoid_of(real s)
+{
+	real		p;
+
+	kernels->sigmoid(1, &s, &p);
+	return p;
+}
+
+/* Where long double has digits to spare, and far out. */
+static void
+test_losses(void)
+{
+	static const real labels[] = {0, 1, 0.25, 0.75, 0.5};
+	static const real far[] = {150, 1000, 1e4, 1e30};
+	double		worst[4] = {0, 0, 0, 0};
+	int			wrong = 0;
+	real		slope;
+	real		curvature;
+
+	for (real s = -60; s <= 60; s += 0.0625)
+	{
+		long double p = plain_sigmoid(s);
+		long double bend = p * plain_sigmoid(-s);
+
+		worst[0] = fmax(worst[0], units_off(sigmoid_of(s), p));
+		for (int l = 0; l < 5; l++)
+		{
+			real		y = labels[l];
+			long double value = (s > 0 ? s : 0) - y * s +
+				log1pl(expl(-fabsl((long double) s)));
+			long double expected = y == 1 ? -plain_sigmoid(-s) : p - y;
+
+			/* a fraction's loss is a difference, and so is its slope */
+			real		loss = loss_of(LOSS_BINARY, s, y, &slope, &curvature);
+
+			worst[1] = fmax(worst[1], fabsl(loss - value) / REAL_EPSILON /
+							(y == 0 || y == 1 ? value : 1 + fabs(s)));
+			if (fabsl(expected) >= 1e-17)
+				worst[2] = fmax(worst[2], fabsl(slope - expected) /
+								REAL_EPSILON /
+								(y == 0 || y == 1 ? fabsl(expected) : 1));
+			if (bend >= 1e-17)
+				worst[3] = fmax(worst[3], units_off(curvature, bend));
+			wrong += is_denormal(slope) || is_denormal(curvature);
+		}
+	}
+	check(worst[0] <= 4 && worst[1] <= 6 && worst[2] <= 4 && worst[3] <= 6,
+		  "sigmoid, log loss, its slope and curvature on %s: %.2g, %.2g, %.2g, "
+		  "%.2g units off", kernels->name, worst[0], worst[1], worst[2],
+		  worst[3]);
+
+	for (int i = 0; i < 4; i++)
+	{
+		real		s = far[i];
+
+		wrong += loss_of(LOSS_BINARY, s, 1, &slope, &curvature) > 1e-37 ||
+			slope != 0 || curvature != 0;
+		wrong += loss_of(LOSS_BINARY, -s, 0, &slope, &curvature) > 1e-37 ||
+			slope != 0 || curvature != 0;
+		wrong += loss_of(LOSS_BINARY, s, 0, &slope, &curvature) != s ||
+			slope != 1;
+		wrong += loss_of(LOSS_BINARY, -s, 1, &slope, &curvature) != s ||
+			slope != -1;
+		wrong += loss_of(LOSS_BINARY, s, 0.5, &slope, &curvature) != s / 2;
+		wrong += sigmoid_of(s) != 1 || !(sigmoid_of(-s) < 1e-37) ||
+			is_denormal(sigmoid_of(-s));
+	}
+	check(wrong == 0, "log loss on %s is exact far out, and never denormal",
+		  kernels->name);
+
+	check(isnan(loss_of(LOSS_BINARY, NAN, 1, &slope, &curvature)) &&
+		  isnan(slope) && isnan(curvature) &&
+		  isnan(loss_of(LOSS_BINARY, NAN, 0, &slope, &curvature)) &&
+		  isnan(slope) && isnan(sigmoid_of(NAN)) &&
+		  isnan(loss_of(LOSS_SQUARED, NAN, 1, &slope, &curvature)) &&
+		  isnan(slope), "losses of NaN on %s are NaN", kernels->name);
+	check(loss_of(LOSS_SQUARED, 3, 1, &slope, &curvature) == 2 &&
+		  slope == 2 && curvature == 1 &&
+		  loss_of(LOSS_SQUARED, -1, 0.5, &slope, &curvature) == 1.125 &&
+		  slope == -1.5, "squared loss and its derivatives on %s",
+		  kernels->name);
+}
+
+/* Many rows: their sum, and each one's bits wherever it stands. */
+static void
+test_loss_rows(void)
+{
+	double		worst = 0;
+	int			broken = 0;
+
+	for (int trial = 0; trial < 300; trial++)
+	{
+		int			n = draw(40);
+		Loss		loss = draw(2) ? LOSS_BINARY : LOSS_SQUARED;
+		Array		s = array_of(n, 4, draw(KERNEL_PAD));
+		Array		y = array_of(n, 1, draw(KERNEL_PAD));
+		Array		weight = array_of(n, 1, draw(KERNEL_PAD));
+		Array		r = array_of(n, 1, draw(KERNEL_PAD));
+		Array		c = array_of(n, 1, draw(KERNEL_PAD));
+		Array		p = array_of(n, 1, draw(KERNEL_PAD));
+		bool		weighted = draw(2);
+		bool		curved = draw(2);
+		real		scale = random_normal(&random_state);
+		long double total = 0;
+		long double size = 0;
+		real		sum;
+
+		for (int i = 0; i < n; i++)
+		{
+			y.numbers[i] = draw(2);
+			weight.numbers[i] = fabs(weight.numbers[i]) * draw(2);
+		}
+		sum = kernels->losses(loss, n, scale, s.numbers, y.numbers,
+							  weighted ? weight.numbers : NULL, r.numbers,
+							  curved ? c.numbers : NULL);
+		kernels->sigmoid(n, s.numbers, p.numbers);
+		for (int i = 0; i < n; i++)
+		{
+			real		w = weighted ? weight.numbers[i] : 1;
+			real		slope;
+			real		curvature;
+			real		alone = sigmoid_of(s.numbers[i]);
+			long double value;
+
+			broken += !same_bits(1, &alone, p.numbers + i);
+			value = w * (long double) kernels->losses(loss, 1, scale,
+													  s.numbers + i,
+													  y.numbers + i, NULL,
+													  &slope, &curvature);
+			total += value;
+			size += fabsl(value);
+			kernels->losses(loss, 1, scale, s.numbers + i, y.numbers + i, &w,
+							&slope, &curvature);
+			broken += !same_bits(1, &slope, r.numbers + i) ||
+				(curved && !same_bits(1, &curvature, c.numbers + i));
+		}
+		add_error(&worst, sum, total, size, n);
+		broken += !array_intact(&r) + !array_intact(&c) + !array_intact(&p);
+
+		/* in place */
+		kernels->sigmoid(n, s.numbers, s.numbers);
+		broken += !same_bits(n, s.numbers, p.numbers);
+		free(s.memory);
+		free(y.memory);
+		free(weight.memory);
+		free(r.memory);
+		free(c.memory);
+		free(p.memory);
+	}
+	check(worst <= 1 && broken == 0, "losses of rows on %s: %.2g of the rounding "
+		  "error's bound, each row's bits its own", kernels->name, worst);
+}
+
 /*
  * tanh all over: every exponent evenly in bits, and the range where it bends
  * evenly in value.
@@ -548,6 +1070,15 @@ main(void)
 		test_elementwise(ACTIVATION_TANH, "tanh");
 		test_elementwise(ACTIVATION_RELU, "relu");
 		test_elementwise(ACTIVATION_GELU, "gelu");
+		test_layers(ACTIVATION_TANH, "tanh");
+		test_layers(ACTIVATION_RELU, "relu");
+		test_layers(ACTIVATION_GELU, "gelu");
+		test_outer_layers(ACTIVATION_TANH, "tanh");
+		test_outer_layers(ACTIVATION_RELU, "relu");
+		test_outer_layers(ACTIVATION_GELU, "gelu");
+		test_pairs();
+		test_losses();
+		test_loss_rows();
 		test_special();
 		test_nan(ACTIVATION_TANH, "tanh");
 		test_nan(ACTIVATION_RELU, "relu");
