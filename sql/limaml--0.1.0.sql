@@ -744,6 +744,52 @@ COMMENT ON FUNCTION limaml_score_columns(text, text[], "any", "any")
 COMMENT ON FUNCTION limaml_score_embedding_columns(text, text[], meta_embedding, "any")
 	IS 'limaml_score_embedding of a row, given by its columns';
 
+CREATE FUNCTION limaml_rank(model text, entity "any", candidates text, k integer DEFAULT 10,
+	OUT rank integer, OUT score real, OUT candidate jsonb) RETURNS SETOF record
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL UNSAFE COST 10000 ROWS 10;
+
+COMMENT ON FUNCTION limaml_rank(text, "any", text, integer)
+	IS 'best candidates of a relation or query for an entity';
+
+CREATE FUNCTION limaml_top_transition(internal, integer, text, "any", "any", VARIADIC "any") RETURNS internal
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 50;
+
+CREATE FUNCTION limaml_top_final(internal) RETURNS jsonb
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 100;
+
+CREATE AGGREGATE limaml_top(k integer, model text, entity "any", item "any", VARIADIC candidate "any") (
+	SFUNC = limaml_top_transition,
+	STYPE = internal,
+	SSPACE = 65536,
+	FINALFUNC = limaml_top_final,
+	PARALLEL = SAFE
+);
+
+COMMENT ON FUNCTION limaml_top_transition(internal, integer, text, "any", "any", "any")
+	IS 'aggregate transition function';
+COMMENT ON FUNCTION limaml_top_final(internal)
+	IS 'aggregate final function';
+COMMENT ON AGGREGATE limaml_top(integer, text, "any", "any", "any")
+	IS 'best candidates of a group, by their items';
+
+CREATE FUNCTION limaml_candidate_vector(model text, VARIADIC candidate "any") RETURNS meta_embedding
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 50;
+
+COMMENT ON FUNCTION limaml_candidate_vector(text, "any")
+	IS 'what a candidate is to every entity, for limaml_score_vector';
+
+CREATE FUNCTION limaml_score_vector(model text, entity "any", vector meta_embedding) RETURNS real
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 25;
+
+COMMENT ON FUNCTION limaml_score_vector(text, "any", meta_embedding)
+	IS 'probability that an entity likes the candidate that has this vector';
+
+CREATE FUNCTION limaml_keep_candidate_vector() RETURNS trigger
+	AS 'MODULE_PATHNAME' LANGUAGE C;
+
+COMMENT ON FUNCTION limaml_keep_candidate_vector()
+	IS 'trigger that keeps candidate vectors in a column: model, column';
+
 CREATE PROCEDURE limaml_refresh(model text, version integer DEFAULT NULL, only_stale boolean DEFAULT true)
 	AS 'MODULE_PATHNAME' LANGUAGE C;
 

@@ -96,6 +96,15 @@ SnapshotKey(TransactionId *xmin, TransactionId *xmax, CommandId *curcid,
 	*completed = snapshot->snapXactCompletionCount;
 }
 
+bool
+IsUseOf(const ModelUse *use, const text *name)
+{
+	return use->context != NULL &&
+		VARSIZE_ANY_EXHDR(use->name) == VARSIZE_ANY_EXHDR(name) &&
+		memcmp(VARDATA_ANY(use->name), VARDATA_ANY(name),
+			   VARSIZE_ANY_EXHDR(name)) == 0;
+}
+
 /* Whether what was found out still is so for this call. */
 static bool
 IsCurrent(const ModelUse *use, const text *name)
@@ -105,11 +114,7 @@ IsCurrent(const ModelUse *use, const text *name)
 	CommandId	curcid;
 	uint64		completed;
 
-	if (use->context == NULL ||
-		use->user != GetUserId() ||
-		VARSIZE_ANY_EXHDR(use->name) != VARSIZE_ANY_EXHDR(name) ||
-		memcmp(VARDATA_ANY(use->name), VARDATA_ANY(name),
-			   VARSIZE_ANY_EXHDR(name)) != 0)
+	if (!IsUseOf(use, name) || use->user != GetUserId())
 		return false;
 	SnapshotKey(&xmin, &xmax, &curcid, &completed);
 	return xmin == use->xmin && xmax == use->xmax && curcid == use->curcid &&
@@ -130,6 +135,8 @@ FindOut(ModelUse *use, const text *name, Oid key_type)
 	MemoryContextSwitchTo(use->context);
 	use->trained = CachedNetwork(use->model, use->version, true, use->context);
 	MemoryContextSwitchTo(use->context);
+	use->scoring = palloc(sizeof(float) *
+						  network_score_size(&use->trained->shape, 1));
 	if (OidIsValid(key_type))
 	{
 		EntityKeyInit(&use->key, use->model, use->model->embeddings,
@@ -151,17 +158,17 @@ FindOut(ModelUse *use, const text *name, Oid key_type)
 }
 
 ModelUse *
-UseModel(FunctionCallInfo fcinfo, int key_argument)
+UseModelOf(FunctionCallInfo fcinfo, int model_argument, int key_argument)
 {
 	ModelUse   *use = fcinfo->flinfo->fn_extra;
 	text	   *name;
 	Oid			key_type = InvalidOid;
 
-	if (PG_ARGISNULL(0))
+	if (PG_ARGISNULL(model_argument))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("model must not be null")));
-	name = PG_GETARG_TEXT_PP(0);
+	name = PG_GETARG_TEXT_PP(model_argument);
 	if (use == NULL)
 		use = fcinfo->flinfo->fn_extra =
 			MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(ModelUse));

@@ -59,14 +59,23 @@ typedef struct ModelUse
 	Datum	   *last_key;
 	EntityVector *unknown;		/* of NULL, once one was scored */
 
-	void	   *candidate;		/* score.c's */
+	float	   *scoring;		/* memory of network_score of one candidate */
+	float	   *half;			/* a candidate's, once there is one */
+	struct Candidate *candidate;	/* once there is one */
 } ModelUse;
 
 /*
  * The use of a model at this call site; arguments are the model's name and,
  * if key_argument is not negative, an entity's key.
  */
-extern ModelUse *UseModel(FunctionCallInfo fcinfo, int key_argument);
+extern ModelUse *UseModelOf(FunctionCallInfo fcinfo, int model_argument,
+							int key_argument);
+
+/* The same where the name is the first argument. */
+#define UseModel(fcinfo, key_argument) UseModelOf(fcinfo, 0, key_argument)
+
+/* Whether a use is of the model of this name. */
+extern bool IsUseOf(const ModelUse *use, const text *name);
 
 /*
  * The vector of the entity that an argument names: its stored embedding, or

@@ -1,0 +1,320 @@
+/*-------------------------------------------------------------------------
+ *
+ * candidate.c
+ *	  How a call gives candidates, and reading them: as values, as an array of
+ *	  values, or as rows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "query/candidate.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/typcache.h"
+
+/* How this call site gives candidates, and room for one. */
+struct Candidate
+{
+	int			features;
+	ColumnReader *readers;
+	int		   *argument;		/* as values: each feature's */
+
+	/* as a row: its type, and each feature's column in it from 0 */
+	bool		is_row;
+	Oid			row_type;
+	int32		row_typmod;
+	int		   *column;
+	Datum	   *values;
+	bool	   *nulls;
+	TupleDesc	desc;
+
+	/* as VARIADIC array */
+	bool		is_array;
+	Oid			element_type;
+
+	FeatureCode *codes;
+	float	   *z;
+};
+
+static void
+CandidateCountError(const ModelUse *use, int given)
+{
+	const Encoder *encoder = &use->trained->interaction;
+	StringInfoData names;
+
+	initStringInfo(&names);
+	for (int f = 0; f < CandidateFeatures(use->trained); f++)
+		appendStringInfo(&names, "%s%s", f > 0 ? ", " : "",
+						 encoder->features[f].name);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg_plural("candidate for model \"%s\" has %d value, where %d are expected",
+						   "candidate for model \"%s\" has %d values, where %d are expected",
+						   given, use->model->name, given,
+						   CandidateFeatures(use->trained)),
+			 errhint("Give a row with these columns, or their values in this order: %s.",
+					 names.data)));
+}
+
+/*
+ * Binds the features to arguments of these names: the planner has made one
+ * candidate's columns of a row (see score_plan.c).
+ */
+static void
+BindNames(Candidate *candidate, const ModelUse *use, ArrayType *array,
+		  int first, int given)
+{
+	const Encoder *encoder = &use->trained->interaction;
+	Datum	   *names;
+	int			count;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &names, NULL,
+					  &count);
+	if (count != given)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("number of columns (%d) and number of values (%d) differ",
+						count, given),
+				 errhint("Use limaml_score or limaml_score_embedding.")));
+	for (int f = 0; f < candidate->features; f++)
+	{
+		int			c = 0;
+
+		while (c < count && strcmp(TextDatumGetCString(names[c]),
+								   encoder->features[f].name) != 0)
+			c++;
+		if (c == count)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("query was planned for a model \"%s\" without the feature \"%s\"",
+							use->model->name, encoder->features[f].name),
+					 errhint("Run it again, or if it is prepared, prepare it again.")));
+		candidate->argument[f] = first + c;
+	}
+}
+
+/* `columns` is what the arguments are called, or NULL. */
+static Candidate *
+NewCandidate(FunctionCallInfo fcinfo, ModelUse *use, int first,
+			 ArrayType *columns)
+{
+	const TrainedNetwork *trained = use->trained;
+	const Encoder *encoder = &trained->interaction;
+	MemoryContext old = MemoryContextSwitchTo(use->context);
+	Candidate  *candidate = palloc0(sizeof(Candidate));
+	int			given = PG_NARGS() - first;
+	Oid			type = get_fn_expr_argtype(fcinfo->flinfo, first);
+
+	candidate->features = CandidateFeatures(trained);
+	candidate->readers = palloc0(sizeof(ColumnReader) * encoder->count);
+	candidate->codes = palloc(sizeof(FeatureCode) * encoder->count);
+	candidate->z = palloc(sizeof(float) * Max(encoder->width, 1));
+	candidate->argument = palloc(sizeof(int) * Max(candidate->features, 1));
+
+	candidate->is_array = get_fn_expr_variadic(fcinfo->flinfo);
+	candidate->is_row = !columns && !candidate->is_array && given == 1 &&
+		type_is_rowtype(type);
+	if (candidate->is_array)
+	{
+		candidate->element_type = get_element_type(getBaseType(type));
+		for (int f = 0; f < candidate->features; f++)
+			FeatureReaderInit(&candidate->readers[f], &encoder->features[f],
+							  candidate->element_type);
+	}
+	else if (!candidate->is_row)
+	{
+		if (columns)
+			BindNames(candidate, use, columns, first, given);
+		else if (given != candidate->features)
+			CandidateCountError(use, given);
+		else
+			for (int f = 0; f < candidate->features; f++)
+				candidate->argument[f] = first + f;
+		for (int f = 0; f < candidate->features; f++)
+			FeatureReaderInit(&candidate->readers[f], &encoder->features[f],
+							  get_fn_expr_argtype(fcinfo->flinfo,
+												  candidate->argument[f]));
+	}
+	MemoryContextSwitchTo(old);
+	return candidate;
+}
+
+/* Whether a row's columns are f1 ... fn: ROW(...) names them so. */
+static bool
+IsAnonymous(TupleDesc desc)
+{
+	for (int a = 0; a < desc->natts; a++)
+		if (strcmp(NameStr(TupleDescAttr(desc, a)->attname),
+				   psprintf("f%d", a + 1)) != 0)
+			return false;
+	return true;
+}
+
+void
+CandidateColumns(const ModelUse *use, TupleDesc desc, const char *what,
+				 ColumnReader *readers, int *column)
+{
+	const Encoder *encoder = &use->trained->interaction;
+	int			features = CandidateFeatures(use->trained);
+	bool		by_place = IsAnonymous(desc);
+
+	if (by_place && desc->natts != features)
+		CandidateCountError(use, desc->natts);
+	for (int f = 0; f < features; f++)
+	{
+		const Feature *feature = &encoder->features[f];
+
+		column[f] = by_place ? f : -1;
+		for (int a = 0; a < desc->natts && column[f] < 0; a++)
+			if (!TupleDescAttr(desc, a)->attisdropped &&
+				strcmp(NameStr(TupleDescAttr(desc, a)->attname),
+					   feature->name) == 0)
+				column[f] = a;
+		if (column[f] < 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("candidate of type %s has no column \"%s\"",
+							what, feature->name),
+					 errdetail("Model \"%s\" scores candidates by it.",
+							   use->model->name)));
+		FeatureReaderInit(&readers[f], feature,
+						  TupleDescAttr(desc, column[f])->atttypid);
+	}
+}
+
+/* Binds the features to a row type's columns. */
+static void
+BindRow(Candidate *candidate, ModelUse *use, Oid type, int32 typmod)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(type, typmod);
+	MemoryContext old = MemoryContextSwitchTo(use->context);
+
+	candidate->row_type = InvalidOid;
+	candidate->desc = CreateTupleDescCopy(desc);
+	ReleaseTupleDesc(desc);
+	desc = candidate->desc;
+	candidate->column = palloc(sizeof(int) * Max(candidate->features, 1));
+	candidate->values = palloc(sizeof(Datum) * Max(desc->natts, 1));
+	candidate->nulls = palloc(sizeof(bool) * Max(desc->natts, 1));
+	CandidateColumns(use, desc, format_type_be(type), candidate->readers,
+					 candidate->column);
+	candidate->row_type = type;
+	candidate->row_typmod = typmod;
+	MemoryContextSwitchTo(old);
+}
+
+static void
+ReadRow(Candidate *candidate, ModelUse *use, Datum datum, bool isnull)
+{
+	const Encoder *encoder = &use->trained->interaction;
+	HeapTupleHeader row;
+	HeapTupleData tuple;
+
+	/* a row that is NULL has nothing but NULLs */
+	if (isnull)
+	{
+		for (int f = 0; f < candidate->features; f++)
+			candidate->codes[f] = ReadFeature(&candidate->readers[f],
+											  &encoder->features[f],
+											  (Datum) 0, true);
+		return;
+	}
+	row = DatumGetHeapTupleHeader(datum);
+	if (HeapTupleHeaderGetTypeId(row) != candidate->row_type ||
+		HeapTupleHeaderGetTypMod(row) != candidate->row_typmod)
+		BindRow(candidate, use, HeapTupleHeaderGetTypeId(row),
+				HeapTupleHeaderGetTypMod(row));
+	tuple.t_len = HeapTupleHeaderGetDatumLength(row);
+	ItemPointerSetInvalid(&tuple.t_self);
+	tuple.t_tableOid = InvalidOid;
+	tuple.t_data = row;
+	heap_deform_tuple(&tuple, candidate->desc, candidate->values,
+					  candidate->nulls);
+	for (int f = 0; f < candidate->features; f++)
+		candidate->codes[f] =
+			ReadFeature(&candidate->readers[f], &encoder->features[f],
+						candidate->values[candidate->column[f]],
+						candidate->nulls[candidate->column[f]]);
+}
+
+static void
+ReadArray(Candidate *candidate, ModelUse *use, Datum datum, bool isnull)
+{
+	const Encoder *encoder = &use->trained->interaction;
+	Datum	   *values;
+	bool	   *nulls;
+	int			count = 0;
+	int16		length;
+	bool		by_value;
+	char		align;
+
+	if (!isnull)
+	{
+		get_typlenbyvalalign(candidate->element_type, &length, &by_value,
+							 &align);
+		deconstruct_array(DatumGetArrayTypeP(datum), candidate->element_type,
+						  length, by_value, align, &values, &nulls, &count);
+	}
+	if (count != candidate->features)
+		CandidateCountError(use, count);
+	for (int f = 0; f < candidate->features; f++)
+		candidate->codes[f] = ReadFeature(&candidate->readers[f],
+										  &encoder->features[f], values[f],
+										  nulls[f]);
+}
+
+float
+CandidateEncode(FunctionCallInfo fcinfo, ModelUse *use, int first,
+				Datum columns, int32 id, const float **z)
+{
+	const Encoder *encoder = &use->trained->interaction;
+	Candidate  *candidate = use->candidate;
+	int			encoded = 0;	/* features that are in z already */
+	float		offset = 0;
+
+	if (candidate == NULL)
+		candidate = use->candidate =
+			NewCandidate(fcinfo, use, first, columns ?
+						 DatumGetArrayTypeP(columns) : NULL);
+	if (candidate->is_row)
+		ReadRow(candidate, use, PG_GETARG_DATUM(first), PG_ARGISNULL(first));
+	else if (candidate->is_array)
+		ReadArray(candidate, use, PG_GETARG_DATUM(first), PG_ARGISNULL(first));
+	else
+		encoded = candidate->features;
+
+	for (int f = 0; f < encoded; f++)
+		offset += EncodeColumn(&candidate->readers[f], &encoder->features[f],
+							   PG_GETARG_DATUM(candidate->argument[f]),
+							   PG_ARGISNULL(candidate->argument[f]),
+							   candidate->z);
+
+	/* to the arm `id` the entity is a feature */
+	if (candidate->features < encoder->count)
+		candidate->codes[candidate->features].row = id;
+	for (int f = encoded; f < encoder->count; f++)
+		offset += EncodeCode(&encoder->features[f], candidate->codes[f],
+							 candidate->z);
+	*z = candidate->z;
+	return offset;
+}
+
+void
+Predict(const ModelUse *use, int n, float *score)
+{
+	const TrainedNetwork *trained = use->trained;
+
+	for (int i = 0; i < n; i++)
+		if (isnan(score[i]) ||
+			(trained->shape.loss == LOSS_SQUARED && isinf(score[i])))
+			ereport(ERROR,
+					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+					 errmsg("score by version %d of model \"%s\" is not finite",
+							use->version->number, use->model->name)));
+	network_predict(&trained->network, n, score);
+}
