@@ -4,6 +4,7 @@
 #   make installcheck           its regression tests, on a running server
 #   make demo [KEEP=1]          what it does, on real ratings
 #   make test                   everything, in a throw-away cluster
+#   make bench [PEERS=folder]   how fast it is; bench-quick in two minutes
 #   make bench-quality DATA=../shared/data
 #   make bench-refresh [ENTITIES=50000]
 #   make docs-figures DATA=../shared/data
@@ -114,6 +115,28 @@ docs-figures:
 	@$(AGAIN) -s installed
 	@DATA="$(BENCH_DATA)" DATASETS="$(DATASETS)" SEEDS="$(SEEDS)" test/bench/evaluation/run
 
+# PEERS is the folder of torch_limaml.py, to race against.  Both parts run, also
+# where a figure of the first falls short.
+BENCH = PEERS="$(and $(PEERS),$(abspath $(PEERS)))" ROUNDS="$(ROUNDS)" QUICK="$(QUICK)" \
+	ENTITIES="$(ENTITIES)" ITEMS="$(ITEMS)"
+
+bench-quick: QUICK = 1
+bench bench-quick:
+	@tools/setup bench
+	@$(AGAIN) -s installed
+	@status=0; for part in core server; do \
+		$(BENCH) test/bench/$$part/run || status=1; \
+	done; exit $$status
+
+bench-core:
+	@tools/setup bench
+	@$(BENCH) test/bench/core/run
+
+bench-server:
+	@tools/setup bench
+	@$(AGAIN) -s installed
+	@$(BENCH) test/bench/server/run
+
 # In a cluster of its own, whose processes it kills.
 bench-refresh:
 	@tools/setup bench
@@ -128,4 +151,4 @@ check-unit check-unit-sanitize:
 check-rooms:
 	tools/check-rooms
 
-.PHONY: all installed demo test bench-quality bench-refresh docs-figures check-rooms check-unit check-unit-sanitize
+.PHONY: all installed demo test bench bench-quick bench-core bench-server bench-quality bench-refresh docs-figures check-rooms check-unit check-unit-sanitize

@@ -48,14 +48,22 @@ typedef enum Loss
  */
 #define KERNEL_PANEL 32
 
+/* The columns of the panel that column j is in. */
+static inline int
+kernel_panel(int width, int j)
+{
+	int			left = width - j / KERNEL_PANEL * KERNEL_PANEL;
+
+	return left < KERNEL_PANEL ? left : KERNEL_PANEL;
+}
+
 static inline size_t
 kernel_weight(int inner, int width, int k, int j)
 {
 	int			panel = j / KERNEL_PANEL * KERNEL_PANEL;
-	int			columns = width - panel < KERNEL_PANEL ? width - panel :
-		KERNEL_PANEL;
 
-	return (size_t) panel * inner + (size_t) k * columns + (j - panel);
+	return (size_t) panel * inner + (size_t) k * kernel_panel(width, j) +
+		(j - panel);
 }
 
 /*

@@ -133,10 +133,10 @@ network_layers(Network *network)
 }
 
 static size_t
-layer_size(const PackedLayer *layer)
+layer_size(const PackedLayer *layer, bool backward)
 {
-	return (size_t) layer->in * layer->out_stride +
-		(size_t) layer->out * layer->in_stride + layer->out_stride;
+	return (size_t) layer->in * layer->out_stride + layer->out_stride +
+		(backward ? (size_t) layer->out * layer->in_stride : 0);
 }
 
 size_t
@@ -146,20 +146,22 @@ network_packed_size(const NetworkShape *shape)
 	size_t		size;
 
 	network_layers(&network);
-	size = layer_size(&network.entity) + layer_size(&network.candidate) +
+	size = layer_size(&network.entity, true) +
+		layer_size(&network.candidate, false) +
 		kernel_stride(shape->global_width[shape->global_layers - 1]);
 	for (int l = 0; l < shape->meta_layers; l++)
-		size += layer_size(&network.meta[l]);
+		size += layer_size(&network.meta[l], true);
 	for (int l = 1; l < shape->global_layers - 1; l++)
-		size += layer_size(&network.hidden[l]);
+		size += layer_size(&network.hidden[l], true);
 	return size + KERNEL_PAD;	/* to align the first */
 }
 
 static void
-layer_take(PackedLayer *layer, Arena *arena)
+layer_take(PackedLayer *layer, bool backward, Arena *arena)
 {
 	layer->forward = arena_take(arena, (size_t) layer->in * layer->out_stride);
-	layer->backward = arena_take(arena, (size_t) layer->out * layer->in_stride);
+	layer->backward = !backward ? NULL :
+		arena_take(arena, (size_t) layer->out * layer->in_stride);
 	layer->bias = arena_take(arena, layer->out_stride);
 }
 
@@ -173,17 +175,21 @@ layer_pack(PackedLayer *layer, int at, int rows, const real *weight, int ld,
 {
 	for (int o = 0; o < rows; o++)
 	{
-		for (int i = 0; i < layer->in; i++)
-		{
-			real		w = weight[(size_t) o * ld + i];
+		const real *w = weight + (size_t) o * ld;
+		int			to = at + o;
+		real	   *forward = layer->forward +
+			kernel_weight(layer->in, layer->out_stride, 0, to);
+		int			columns = kernel_panel(layer->out_stride, to);
 
-			layer->forward[kernel_weight(layer->in, layer->out_stride,
-										 i, at + o)] = w;
-			layer->backward[kernel_weight(layer->out, layer->in_stride,
-										  at + o, i)] = w;
-		}
+		for (int i = 0; i < layer->in; i++)
+			forward[(size_t) i * columns] = w[i];
+		for (int i = 0; layer->backward && i < layer->in; i += KERNEL_PANEL)
+			memcpy(layer->backward +
+				   kernel_weight(layer->out, layer->in_stride, to, i), w + i,
+				   (layer->in - i < KERNEL_PANEL ? layer->in - i :
+					KERNEL_PANEL) * sizeof(real));
 		if (bias)
-			layer->bias[at + o] = bias[o];
+			layer->bias[to] = bias[o];
 	}
 }
 
@@ -208,17 +214,17 @@ network_pack(Network *network, const NetworkShape *shape,
 
 	for (int l = 0; l < shape->meta_layers; l++)
 	{
-		layer_take(&network->meta[l], &arena);
+		layer_take(&network->meta[l], true, &arena);
 		layer_pack(&network->meta[l], 0, network->meta[l].out,
 				   TENSOR(META_WEIGHT(shape, l)), network->meta[l].in,
 				   TENSOR(META_BIAS(shape, l)));
 	}
 
 	first_weight = TENSOR(GLOBAL_WEIGHT(shape, 0));
-	layer_take(&network->entity, &arena);
+	layer_take(&network->entity, true, &arena);
 	layer_pack(&network->entity, 0, shape->global_width[1], first_weight,
 			   shape->global_width[0], NULL);
-	layer_take(&network->candidate, &arena);
+	layer_take(&network->candidate, false, &arena);
 	layer_pack(&network->candidate, 0, shape->global_width[1],
 			   first_weight + network_concatenated_size(shape),
 			   shape->global_width[0], TENSOR(GLOBAL_BIAS(shape, 0)));
@@ -228,7 +234,7 @@ network_pack(Network *network, const NetworkShape *shape,
 
 	for (int l = 1; l < G - 1; l++)
 	{
-		layer_take(&network->hidden[l], &arena);
+		layer_take(&network->hidden[l], true, &arena);
 		layer_pack(&network->hidden[l], 0, network->hidden[l].out,
 				   TENSOR(GLOBAL_WEIGHT(shape, l)), network->hidden[l].in,
 				   TENSOR(GLOBAL_BIAS(shape, l)));

@@ -133,7 +133,8 @@ typedef struct PackedLayer
 	int			in_stride;
 	int			out_stride;
 	real	   *forward;		/* in x out_stride, the transpose, in panels */
-	real	   *backward;		/* out x in_stride, in panels */
+	real	   *backward;		/* out x in_stride, in panels; not of the
+								 * candidate's, which BLAS goes back through */
 	real	   *bias;			/* out_stride */
 } PackedLayer;
 

@@ -161,25 +161,13 @@ StandardizeNumber(const Feature *feature, double number)
 	return standard > ENCODER_CLIP ? ENCODER_CLIP : standard;
 }
 
-/*
- * The same for a column's value: ReadFeature and EncodeCode, without detours
- * for the plainest columns, which many candidates have dozens of.
- */
+/* The same for a column's value. */
 static inline float
 EncodeColumn(ColumnReader *reader, const Feature *feature, Datum datum,
 			 bool isnull, float *encoding)
 {
-	FeatureCode code;
-
-	if (feature->kind == FEATURE_NUMERIC && !isnull &&
-		reader->method == READ_FLOAT4)
-		code.number = StandardizeNumber(feature, DatumGetFloat4(datum));
-	else if (feature->kind == FEATURE_NUMERIC && !isnull &&
-			 reader->method == READ_FLOAT8)
-		code.number = StandardizeNumber(feature, DatumGetFloat8(datum));
-	else
-		code = ReadFeature(reader, feature, datum, isnull);
-	return EncodeCode(feature, code, encoding);
+	return EncodeCode(feature, ReadFeature(reader, feature, datum, isnull),
+					  encoding);
 }
 
 /* Places the features one after the other: at, width, encoder->width. */

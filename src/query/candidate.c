@@ -17,12 +17,27 @@
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
+/*
+ * A numeric feature whose value is a float: all that it takes to encode it, in
+ * one place, for candidates of dozens of them.
+ */
+typedef struct PlainFeature
+{
+	double		mean;
+	double		scale;
+	int			argument;
+	int			at;
+	bool		is_double;
+	bool		missing_flag;
+} PlainFeature;
+
 /* How this call site gives candidates, and room for one. */
 struct Candidate
 {
 	int			features;
 	ColumnReader *readers;
 	int		   *argument;		/* as values: each feature's */
+	PlainFeature *plain;		/* where all are such, else NULL */
 
 	/* as a row: its type, and each feature's column in it from 0 */
 	bool		is_row;
@@ -98,6 +113,62 @@ BindNames(Candidate *candidate, const ModelUse *use, ArrayType *array,
 	}
 }
 
+/* The features as plain ones; NULL unless all are. */
+static PlainFeature *
+PlainFeatures(const Candidate *candidate, const Encoder *encoder)
+{
+	PlainFeature *plain = palloc(sizeof(PlainFeature) *
+								 Max(candidate->features, 1));
+
+	for (int f = 0; f < candidate->features; f++)
+	{
+		const Feature *feature = &encoder->features[f];
+		ReadMethod	method = candidate->readers[f].method;
+
+		if (feature->kind != FEATURE_NUMERIC ||
+			(method != READ_FLOAT4 && method != READ_FLOAT8))
+			return NULL;
+		plain[f] = (PlainFeature)
+		{
+			.mean = feature->mean,
+			.scale = feature->scale,
+			.argument = candidate->argument[f],
+			.at = feature->at,
+			.is_double = method == READ_FLOAT8,
+			.missing_flag = feature->missing_flag
+		};
+	}
+	return plain;
+}
+
+/*
+ * Encodes plain features; returns how many until one that is not so plain:
+ * NULL, NaN, or far from the mean.
+ */
+static int
+EncodePlain(FunctionCallInfo fcinfo, const PlainFeature *plain, int count,
+			float *z)
+{
+	for (int f = 0; f < count; f++)
+	{
+		const PlainFeature *feature = &plain[f];
+		const NullableDatum *argument = &fcinfo->args[feature->argument];
+		double		standard;
+
+		if (unlikely(argument->isnull))
+			return f;
+		standard = ((feature->is_double ? DatumGetFloat8(argument->value) :
+					 DatumGetFloat4(argument->value)) - feature->mean) *
+			feature->scale;
+		if (unlikely(!(fabs(standard) <= ENCODER_CLIP)))
+			return f;
+		z[feature->at] = standard;
+		if (feature->missing_flag)
+			z[feature->at + 1] = 0;
+	}
+	return count;
+}
+
 /* `columns` is what the arguments are called, or NULL. */
 static Candidate *
 NewCandidate(FunctionCallInfo fcinfo, ModelUse *use, int first,
@@ -139,6 +210,7 @@ NewCandidate(FunctionCallInfo fcinfo, ModelUse *use, int first,
 			FeatureReaderInit(&candidate->readers[f], &encoder->features[f],
 							  get_fn_expr_argtype(fcinfo->flinfo,
 												  candidate->argument[f]));
+		candidate->plain = PlainFeatures(candidate, encoder);
 	}
 	MemoryContextSwitchTo(old);
 	return candidate;
@@ -288,7 +360,9 @@ CandidateEncode(FunctionCallInfo fcinfo, ModelUse *use, int first,
 	else
 		encoded = candidate->features;
 
-	for (int f = 0; f < encoded; f++)
+	for (int f = candidate->plain ? EncodePlain(fcinfo, candidate->plain,
+												encoded, candidate->z) : 0;
+		 f < encoded; f++)
 		offset += EncodeColumn(&candidate->readers[f], &encoder->features[f],
 							   PG_GETARG_DATUM(candidate->argument[f]),
 							   PG_ARGISNULL(candidate->argument[f]),

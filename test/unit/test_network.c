@@ -126,8 +126,9 @@ packed_at(const PackedLayer *layer, int o, int i, real weight)
 {
 	return layer->forward[kernel_weight(layer->in, layer->out_stride,
 										i, o)] == weight &&
-		layer->backward[kernel_weight(layer->out, layer->in_stride,
-									  o, i)] == weight;
+		(layer->backward == NULL ||
+		 layer->backward[kernel_weight(layer->out, layer->in_stride,
+									   o, i)] == weight);
 }
 
 /* How many numbers of a packed layer are not 0. */
@@ -138,7 +139,8 @@ packed_count(const PackedLayer *layer)
 
 	for (size_t i = 0; i < (size_t) layer->in * layer->out_stride; i++)
 		count += layer->forward[i] != 0;
-	for (size_t i = 0; i < (size_t) layer->out * layer->in_stride; i++)
+	for (size_t i = 0; layer->backward &&
+		 i < (size_t) layer->out * layer->in_stride; i++)
 		count += layer->backward[i] != 0;
 	for (int i = 0; i < layer->out_stride; i++)
 		count += layer->bias[i] != 0;
@@ -224,7 +226,7 @@ packing_errors(const NetworkShape *shape)
 	errors += packed_count(&network.entity) != (size_t) 2 * first * concatenated;
 	errors += packed_count(&network.candidate) !=
 		(size_t) (first + shape->factor_size) *
-		(2 * network_candidate_size(shape) + 1);
+		(network_candidate_size(shape) + 1);
 
 	if (shape->global_layers > 1)
 	{
