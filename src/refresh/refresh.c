@@ -19,9 +19,12 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "executor/tstoreReceiver.h"
+#include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "model/embedding.h"
 #include "model/network_cache.h"
+#include "nodes/params.h"
 #include "pgstat.h"
 #include "portability/instr_time.h"
 #include "query/adapt.h"
@@ -36,6 +39,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -316,18 +320,30 @@ EndBatchOfList(Listing *listing)
 	listing->count = 0;
 }
 
+/* Entities of a batch, of so many in all. */
+static int
+BatchSize(const Refresh *refresh, int64 total)
+{
+	int			size = Max(LEAST_ENTITIES,
+						   Min(MOST_ENTITIES, total / SHARE_OF_ENTITIES));
+
+	for (int v = 0; v < refresh->versions; v++)
+		size = Min(size, AdapterBatchEntities(&refresh->version[v].adapter,
+											  (Size) refresh_work_mem * 1024 / 2 / refresh->versions));
+	return size;
+}
+
 /* Adds a key; one with a NULL is none, as the embeddings table might hold. */
 static void
-AddKey(Listing *listing, HeapTuple tuple, TupleDesc desc)
+AddKey(Listing *listing, TupleTableSlot *slot)
 {
 	const EntityKey *key = KeyOf(listing->refresh);
-	bool		isnull;
 
 	for (int k = 0; k < key->count; k++)
 	{
-		Datum		value = SPI_getbinval(tuple, desc, k + 1, &isnull);
+		Datum		value = slot->tts_values[k];
 
-		if (isnull)
+		if (slot->tts_isnull[k])
 			return;
 		if (key->columns[k].typlen == -1)
 			value = PointerGetDatum(PG_DETOAST_DATUM_PACKED(value));
@@ -338,84 +354,99 @@ AddKey(Listing *listing, HeapTuple tuple, TupleDesc desc)
 	listing->count++;
 }
 
+/*
+ * The list as rows, on disk where they are many.  They are all there before the
+ * first batch is written down: a parallel query cannot be, in between.
+ */
+static Tuplestorestate *
+ReadList(const Source *source, const StaleList *stale, TupleTableSlot **slot)
+{
+	StaleList	parameters = *stale;
+	Tuplestorestate *store = tuplestore_begin_heap(false, false,
+												   refresh_work_mem / 4);
+	SPIExecuteOptions options = {.dest = CreateTuplestoreDestReceiver()};
+	SPIPlanPtr	plan = SPI_prepare_cursor(SourceListQuery(source, stale->list),
+										  stale->parameters, parameters.types,
+										  CURSOR_OPT_PARALLEL_OK);
+	TupleDesc	desc;
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare the query for stale entities");
+	desc = ((CachedPlanSource *) linitial(SPI_plan_get_plan_sources(plan)))->resultDesc;
+	for (int k = 0; k < source->key.count; k++)
+		if (TupleDescAttr(desc, k)->atttypid != source->key.columns[k].type)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("key column \"%s\" of model \"%s\" is of another type in the interactions than in the embeddings",
+							source->key.columns[k].name,
+							source->model->name)));
+	*slot = MakeSingleTupleTableSlot(CreateTupleDescCopy(desc),
+									 &TTSOpsMinimalTuple);
+	SetTuplestoreDestReceiverParams(options.dest, store, CurrentMemoryContext,
+									true, NULL, NULL);
+	options.params = makeParamList(stale->parameters);
+	for (int p = 0; p < stale->parameters; p++)
+	{
+		ParamExternData *param = &options.params->params[p];
+
+		param->value = parameters.values[p];
+		param->isnull = false;
+		param->pflags = PARAM_FLAG_CONST;
+		param->ptype = parameters.types[p];
+	}
+	if (SPI_execute_plan_extended(plan, &options) != SPI_OK_SELECT)
+		elog(ERROR, "could not list the stale entities");
+	SPI_freeplan(plan);
+	return store;
+}
+
 /* Writes the batches down; returns the number of entities. */
 static int64
 WriteList(Refresh *refresh, const StaleList *stale, bytea **newest)
 {
 	const Source *source = &refresh->version[0].adapter.source;
 	Listing		listing = {.refresh = refresh};
-	StaleList	parameters = *stale;
 	int64		total = 0;
+	int64		listed = 0;
 	int			size = LEAST_ENTITIES;
-	SPIPlanPtr	plan;
-	Portal		portal;
+	Tuplestorestate *store;
+	TupleTableSlot *slot;
 
-	plan = SPI_prepare(SourceListQuery(source, stale->list),
-					   stale->parameters, parameters.types);
-	if (plan == NULL)
-		elog(ERROR, "could not prepare the query for stale entities");
-	portal = SPI_cursor_open(NULL, plan, parameters.values, NULL, false);
-	for (int k = 0; k < source->key.count; k++)
-		if (TupleDescAttr(portal->tupDesc, k)->atttypid != source->key.columns[k].type)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("key column \"%s\" of model \"%s\" is of another type in the interactions than in the embeddings",
-							source->key.columns[k].name,
-							refresh->model->name)));
 	MemoryContextSwitchTo(refresh->context);
 	for (int k = 0; k < source->key.count; k++)
 		listing.key[k] = palloc(sizeof(Datum) * MOST_ENTITIES);
-	for (;;)
+	store = ReadList(source, stale, &slot);
+
+	/* keys and arrays of a batch at a time */
+	MemoryContextSwitchTo(refresh->batch);
+	while (tuplestore_gettupleslot(store, true, false, slot))
 	{
-		SPITupleTable *rows;
-		uint64		count;
-
-		/* keys and arrays of a batch at a time */
-		MemoryContextSwitchTo(refresh->batch);
-		SPI_cursor_fetch(portal, true, size);
-		MemoryContextSwitchTo(refresh->batch);
-		rows = SPI_tuptable;
-		count = SPI_processed;
-		if (count == 0)
+		slot_getallattrs(slot);
+		AddKey(&listing, slot);
+		if (listed++ == 0)
 		{
-			SPI_freetuptable(rows);
-			break;
-		}
-		for (uint64 r = 0; r < count; r++)
-		{
-			HeapTuple	tuple = rows->vals[r];
-			bool		isnull;
-
-			AddKey(&listing, tuple, portal->tupDesc);
-			if (total == 0 && r == 0)
+			total = DatumGetInt64(slot->tts_values[source->key.count]);
+			if (!slot->tts_isnull[source->key.count + 1])
 			{
-				Datum		datum;
-
-				total = DatumGetInt64(SPI_getbinval(tuple, portal->tupDesc,
-													source->key.count + 1,
-													&isnull));
-				datum = SPI_getbinval(tuple, portal->tupDesc,
-									  source->key.count + 2, &isnull);
-				if (!isnull)
-				{
-					MemoryContextSwitchTo(refresh->context);
-					*newest = StoredEventTime(source, datum);
-					MemoryContextSwitchTo(refresh->batch);
-				}
+				MemoryContextSwitchTo(refresh->context);
+				*newest = StoredEventTime(source,
+										  slot->tts_values[source->key.count + 1]);
+				MemoryContextSwitchTo(refresh->batch);
 			}
+			size = BatchSize(refresh, total);
 		}
-		if (listing.count > 0)
-			EndBatchOfList(&listing);
-		size = Max(LEAST_ENTITIES, Min(MOST_ENTITIES, total / SHARE_OF_ENTITIES));
-		for (int v = 0; v < refresh->versions; v++)
-			size = Min(size, AdapterBatchEntities(&refresh->version[v].adapter,
-												  (Size) refresh_work_mem * 1024 / 2 / refresh->versions));
-		SPI_freetuptable(rows);
+		if (listing.count < size)
+			continue;
+		EndBatchOfList(&listing);
+		MemoryContextSwitchTo(refresh->batch);
 		MemoryContextReset(refresh->batch);
 		CHECK_FOR_INTERRUPTS();
 	}
-	SPI_cursor_close(portal);
-	SPI_freeplan(plan);
+	if (listing.count > 0)
+		EndBatchOfList(&listing);
+	MemoryContextReset(refresh->batch);
+	ExecDropSingleTupleTableSlot(slot);
+	tuplestore_end(store);
 	return total;
 }
 

@@ -154,7 +154,7 @@ all_numbers(size_t n, const real *numbers)
 	return true;
 }
 
-/* Whether a pass has been given what its shape's activation wants. */
+/* Whether a pass has been given what its shape wants, and no more. */
 static bool
 pass_is_whole(const GlobalPass *pass, const NetworkShape *shape, bool kept)
 {
@@ -164,9 +164,9 @@ pass_is_whole(const GlobalPass *pass, const NetworkShape *shape, bool kept)
 
 	for (int l = 1; l < G; l++)
 		whole &= pass->h[l] && pass->sum[l] &&
-			(pass->u[l] || shape->activation != ACTIVATION_GELU) &&
-			(pass->b[l] || shape->activation == ACTIVATION_RELU) &&
-			(pass->delta[l] || (!kept && l == 1 && G > 2));
+			(!pass->u[l] == (shape->activation != ACTIVATION_GELU)) &&
+			(!pass->b[l] == (shape->activation == ACTIVATION_RELU)) &&
+			(!pass->delta[l] == (!kept && l == 1 && G > 2));
 	return whole;
 }
 

@@ -1,7 +1,7 @@
 /*
  * test_network.c
  *	  Order and names of the parameters, how they are drawn, and where packing
- *	  puts them.
+ *	  puts them; what an entity, a pass's loss and a prediction are.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -293,6 +293,172 @@ test_arena(void)
 	free(memory);
 }
 
+/* [C_e e_c ; e_f] by its definition, and zeros around them. */
+static bool
+entity_is_right(const Loaded *loaded, const real *embedding)
+{
+	const Network *network = &loaded->network;
+	const NetworkShape *shape = &network->shape;
+	const NetworkTensor *w = &network->tensors[GLOBAL_WEIGHT(shape, 0)];
+	int			size = network_half_size(shape);
+	int			at = kernel_stride(shape->global_width[1]);
+	int			concatenated = network_concatenated_size(shape);
+	real	   *entity = allocate_reals(size + 1);
+	bool		right = true;
+
+	network_entity(network, embedding, entity);
+	for (int o = 0; o < at; o++)
+	{
+		long double sum = 0;
+		long double magnitude = 0;
+
+		for (int i = 0; i < concatenated && o < w->rows; i++)
+		{
+			long double term = (long double) embedding[i] *
+				network->parameters[w->offset + (size_t) o * w->columns + i];
+
+			sum += term;
+			magnitude += fabsl(term);
+		}
+		right &= fabsl(entity[o] - sum) <=
+			(concatenated + 2) * REAL_EPSILON * magnitude;
+	}
+	for (int f = 0; at + f < size; f++)
+		right &= entity[at + f] ==
+			(f < shape->factor_size ? embedding[concatenated + f] : 0);
+	right &= isnan(entity[size]);
+	free(entity);
+	return right;
+}
+
+/*
+ * The loss of a pass against its rows' own losses, and residuals and
+ * curvatures `scale` times those of scale 1.  A power of two costs no bit.
+ */
+static bool
+forward_is_right(const Loaded *loaded, const Rows *rows, const real *embedding)
+{
+	const NetworkShape *shape = &loaded->network.shape;
+	int			n = rows->n;
+	size_t		size = global_pass_size(shape, n);
+	real	   *memory = allocate_reals(size);
+	real	   *scratch = allocate_reals(network_scratch_size(shape));
+	real	   *residual = allocate_reals(n);
+	Arena		arena = {memory, memory + size};
+	bool		right = true;
+	double		expected = 0;
+	double		magnitude = 0;
+	GlobalPass	pass;
+	real		loss;
+
+	global_pass_take(&pass, shape, n, &arena);
+	loss = network_forward(&loaded->network, embedding, rows, 1, &pass,
+						   scratch);
+	memcpy(residual, pass.residual, n * sizeof(real));
+	for (int i = 0; i < n; i++)
+	{
+		double		w = rows->weight ? rows->weight[i] : 1;
+		double		value = loss_value(shape->loss, pass.score[i],
+									   rows->label[i]);
+
+		expected += w * value;
+		magnitude += w * (value + fabs(pass.score[i]));
+	}
+	right &= fabs(loss - expected) <= (n + 10) * REAL_EPSILON * magnitude;
+
+	/* the loss is not scaled */
+	right &= network_forward(&loaded->network, embedding, rows, 0.25, &pass,
+							 scratch) == loss;
+	for (int i = 0; i < n; i++)
+		right &= pass.residual[i] == residual[i] / 4;
+	free(memory);
+	free(scratch);
+	free(residual);
+	return right;
+}
+
+static void
+test_passes(void)
+{
+	static const ProblemLimits limits = {1, 40, 40, 1};
+	int			seeds = seed_count(SEEDS);
+	const char *kernels;
+
+	for (int p = 0; (kernels = select_kernels(p)); p++)
+	{
+		int			wrong_entities = 0;
+		int			wrong_losses = 0;
+
+		for (int seed = 1; seed <= seeds; seed++)
+		{
+			int			E;
+			real	   *embedding;
+			bool		entity;
+			bool		loss;
+			Random		random;
+			Problem		problem;
+			Loaded		loaded;
+
+			problem_draw(&problem, &limits, seed);
+			problem_load(&loaded, &problem);
+			E = network_embedding_size(&problem.shape);
+			embedding = allocate_reals(E);
+			random_seed(&random, seed);
+			for (int i = 0; i < E; i++)
+				embedding[i] = random_normal(&random);
+			entity = entity_is_right(&loaded, embedding);
+			loss = forward_is_right(&loaded, &loaded.task[0].query, embedding);
+			if (!entity || !loss)
+				note("seed %d: %s", seed, problem_describe(&problem));
+			wrong_entities += !entity;
+			wrong_losses += !loss;
+			free(embedding);
+			loaded_free(&loaded);
+			problem_free(&problem);
+		}
+		check(wrong_entities == 0, "entities on %s, and zeros around them "
+			  "(seeds 1 ... %d)", kernels, seeds);
+		check(wrong_losses == 0, "a pass's loss on %s, and what scales with "
+			  "it (seeds 1 ... %d)", kernels, seeds);
+	}
+}
+
+/* A probability of log loss; the score itself, to the bit, of squared. */
+static void
+test_predict(void)
+{
+	enum
+	{
+		ROWS = 37
+	};
+	const char *name;
+
+	for (int p = 0; (name = select_kernels(p)); p++)
+	{
+		Network		network = {.kernels = kernels_for_processor()};
+		int			wrong = 0;
+
+		for (int n = 0; n <= ROWS; n++)
+		{
+			real		score[ROWS + 1];
+			real		kept[ROWS + 1];
+
+			for (int i = 0; i <= ROWS; i++)
+				kept[i] = score[i] = (i - 18) * (real) 0.75 + n;
+			network.shape.loss = LOSS_SQUARED;
+			network_predict(&network, n, score);
+			wrong += memcmp(score, kept, sizeof(score)) != 0;
+			network.shape.loss = LOSS_BINARY;
+			network_predict(&network, n, score);
+			for (int i = 0; i <= ROWS; i++)
+				wrong += relative_error(score[i], i >= n ? kept[i] :
+										1 / (1 + exp(-(double) kept[i])), 0) >
+					(i >= n ? 0 : 4 * REAL_EPSILON);
+		}
+		check(wrong == 0, "predictions of both losses on %s", name);
+	}
+}
+
 int
 main(void)
 {
@@ -300,5 +466,7 @@ main(void)
 	test_initialize();
 	test_pack();
 	test_arena();
+	test_passes();
+	test_predict();
 	return check_end();
 }

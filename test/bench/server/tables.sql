@@ -18,16 +18,17 @@ CREATE TABLE items (item_id integer NOT NULL, :columns);
 INSERT INTO items SELECT n, :chances FROM generate_series(1, :items) n;
 CREATE TABLE thousand AS SELECT * FROM items WHERE item_id <= 1000;
 
--- Like a log: members come and go at random, and every one has :rows rows.
+-- Like a log of ninety days: members come and go at random, and every one has
+-- :rows rows.
 CREATE TABLE impressions (member_id integer NOT NULL, shown_at timestamptz NOT NULL, clicked boolean NOT NULL, :columns);
 INSERT INTO impressions
-SELECT n * 7368787 % :entities + 1, '2026-01-01'::timestamptz + n * interval '1 ms',
+SELECT n * 7368787 % :entities + 1, '2026-01-01'::timestamptz + interval '90 days' * (n / (:entities * :rows)::double precision),
        chance(n, 1) + chance(n, 2) * (n * 7368787 % 7 - 3) / 3.0 + chance(n, 99) > 1, :chances
 FROM generate_series(0, :entities::bigint * :rows - 1) n;
 
 -- Who has 64 rows, for adapting one member.
 INSERT INTO impressions
-SELECT :entities + 1, '2026-01-01'::timestamptz + n * interval '1 s', chance(n, 1) > 0.5, :chances
+SELECT :entities + 1, '2026-01-01'::timestamptz + n * interval '1 day', chance(n, 1) > 0.5, :chances
 FROM generate_series(0, 63) n;
 CREATE INDEX ON impressions (member_id, shown_at);
 CREATE INDEX ON impressions (shown_at);
