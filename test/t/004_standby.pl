@@ -29,12 +29,19 @@ my $scores = q{
 		limaml_adapt('taste', member_id), float4send(limaml_score_embedding('taste', limaml_embedding('taste', member_id), item_id))
 	FROM generate_series(0, 21) member_id, generate_series(1, 13) item_id ORDER BY 1, 2};
 
+my $ranks = q{
+	SELECT member_id, string_agg(float4send(score)::text || candidate, ', ' ORDER BY rank),
+		(SELECT limaml_top(3, 'taste', member_id, i, i) FROM generate_series(1, 13) i),
+		(SELECT array_agg(float4send(limaml_score_vector('taste', member_id, limaml_candidate_vector('taste', i))) ORDER BY i) FROM generate_series(1, 13) i)
+	FROM generate_series(0, 21) member_id, limaml_rank('taste', member_id, 'SELECT item_id FROM generate_series(1, 13) item_id', 5) GROUP BY 1 ORDER BY 1};
+
 sub same
 {
 	my ($what) = @_;
 	$primary->wait_for_catchup($standby);
 	my $expected = $primary->safe_psql('postgres', $scores);
 	is($standby->safe_psql('postgres', $scores), $expected, $what);
+	is($standby->safe_psql('postgres', $ranks), $primary->safe_psql('postgres', $ranks), "$what, also when ranked");
 	return $expected;
 }
 
