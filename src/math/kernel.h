@@ -91,7 +91,7 @@ typedef struct Kernels
 	/*
 	 * A layer backwards: b = delta W, delta_in = b a'(u), and sum its rows
 	 * added up.  b and delta_in may be NULL, but for b where the activation is
-	 * not relu.
+	 * not relu; there b is delta_in where that is NULL.
 	 */
 	void		(*layer_back) (Activation activation, int n, int inner,
 							   int width, const real *delta, int ld,

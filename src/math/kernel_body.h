@@ -450,7 +450,10 @@ INLINE vector
 log1p_of(vector e)
 {
 	vector		t = e / (2 + e);
-	vector		t2 = t * t;
+
+	/* a square that would be denormal, and slow, changes nothing */
+	vector		rooted = where(t < splat((real) 1e-15), splat(0), t);
+	vector		t2 = rooted * rooted;
 	vector		s = splat((real) 1 / (2 * LOG1P_TERMS + 1));
 
 	for (int i = LOG1P_TERMS - 1; i >= 0; i--)

@@ -438,14 +438,18 @@ WriteList(Refresh *refresh, const StaleList *stale, bytea **newest)
 		if (listing.count < size)
 			continue;
 		EndBatchOfList(&listing);
+
+		/* the slot's row is in that memory, where it was read from disk */
+		ExecClearTuple(slot);
 		MemoryContextSwitchTo(refresh->batch);
 		MemoryContextReset(refresh->batch);
 		CHECK_FOR_INTERRUPTS();
 	}
 	if (listing.count > 0)
 		EndBatchOfList(&listing);
-	MemoryContextReset(refresh->batch);
 	ExecDropSingleTupleTableSlot(slot);
+	MemoryContextSwitchTo(refresh->context);
+	MemoryContextReset(refresh->batch);
 	tuplestore_end(store);
 	return total;
 }

@@ -282,6 +282,15 @@ CALL limaml_refresh('long');
 SELECT member_id, interactions, adapted_through, limaml_adapt('long', member_id) = embedding AS adapted FROM long_embedding ORDER BY 1;
 CALL limaml_refresh('long');
 
+-- A list of entities that takes more memory than there is
+CREATE TABLE multitude AS SELECT m AS member_id, m % 50 AS item_id, m AS at, m % 7 AS year, m % 3 > 0 AS liked FROM generate_series(1, 12000) m;
+SELECT create_small('multitude', 'multitude', '{"epochs": 1}');
+SET limaml.work_mem = '1MB';
+CALL limaml_refresh('multitude');
+CALL limaml_refresh('multitude', only_stale => false);
+RESET limaml.work_mem;
+SELECT count(*), bool_and(interactions = 1) AS whole FROM multitude_embedding;
+
 -- The inner loop diverges: which entity, at which step, and nothing stored
 SELECT limaml_create_model('diverges', 'rating', '{member_id}', 'liked', 'at', '{year}',
 	options => '{"embedding_size": 4, "meta_hidden": [], "global_hidden": [], "epochs": 1, "loss": "squared", "activation": "relu", "inner_steps": 20, "inner_rate": 1, "learning_rate": 1e-9}');
