@@ -18,6 +18,7 @@
 #include "nodes/params.h"
 #include "portability/instr_time.h"
 #include "query/adapt.h"
+#include "nodes/plannodes.h"
 #include "storage/shmem.h"
 #include "tcop/dest.h"
 #include "utils/array.h"
@@ -25,18 +26,23 @@
 #include "utils/datum.h"
 #include "utils/float.h"
 #include "utils/jsonb.h"
+#include "utils/logtape.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/typcache.h"
 
-/* The most entities that AdapterBatchEntities gives. */
-#define MOST_BATCH_ENTITIES 500
+/* Entities adapted at a time, where nobody says otherwise. */
+#define PART_ENTITIES 500
 
 /* Rows there is room for in an entity's first buffer. */
 #define FIRST_ROWS 16
 
 /* About what a copy of a time takes that is no value (numeric). */
 #define TIME_COPY_SIZE 32
+
+/* Memory that a part's rows are read back through. */
+#define SPILL_READ_SIZE (256 * 1024)
 
 /* About what smaller buffers leave behind that an entity has outgrown. */
 #define OUTGROWN_SIZE 8192
@@ -69,7 +75,15 @@ typedef struct KeptRows
 	char	   *rows;
 	int			count;
 	int			room;
+	int64		interactions;	/* all that were seen */
 } KeptRows;
+
+/* A row that waits on disk; what is kept of it follows, and its time. */
+typedef struct SpilledRow
+{
+	int			place;			/* of its entity in the part */
+	int			time_size;		/* 0 where it is a value */
+} SpilledRow;
 
 /* Takes the rows of a batch as the executor finds them. */
 typedef struct RowReceiver
@@ -77,8 +91,10 @@ typedef struct RowReceiver
 	DestReceiver receiver;		/* first, for it is what the executor knows */
 	Adapter    *adapter;
 	Datum	  **key;
-	KeptRows   *kept;			/* of each entity */
-	AdaptedEntity *adapted;
+	KeptRows   *kept;			/* of each entity of the first part */
+	KeptRow    *row;			/* the one that is being read */
+	LogicalTapeSet *tapes;		/* of the other parts, where there are any */
+	LogicalTape **tape;
 	MemoryContext row_context;
 	ErrorContextCallback *error_context;	/* outside of the query */
 } RowReceiver;
@@ -88,7 +104,7 @@ typedef struct RowReceiver
  * there.
  */
 static SPIPlanPtr
-PreparePlan(const Adapter *adapter, const char *sql, bool arrays)
+PreparePlan(const Adapter *adapter, const char *sql, bool arrays, int options)
 {
 	const Source *source = &adapter->source;
 	Oid			types[INDEX_MAX_KEYS];
@@ -108,8 +124,7 @@ PreparePlan(const Adapter *adapter, const char *sql, bool arrays)
 							format_type_be(source->key.columns[k].type))));
 	}
 	old = MemoryContextSwitchTo(adapter->context);
-	plan = KeptPlan(sql, source->key.count, types,
-					arrays ? 0 : CURSOR_OPT_GENERIC_PLAN);
+	plan = KeptPlan(sql, source->key.count, types, options);
 	MemoryContextSwitchTo(old);
 	return plan;
 }
@@ -178,8 +193,12 @@ AdapterInit(Adapter *adapter, const Model *model,
 	PrepareSortSupportFromOrderingOp(time->lt_opr, &adapter->time_order);
 	adapter->batch = AllocSetContextCreate(context, "limaml batch",
 										   ALLOCSET_DEFAULT_SIZES);
+	adapter->part = AllocSetContextCreate(context, "limaml part",
+										  ALLOCSET_DEFAULT_SIZES);
+	adapter->part_entities = PART_ENTITIES;
 	adapter->rows_plan = NULL;
 	adapter->one_plan = NULL;
+	adapter->many_plan = NULL;
 	adapter->entities_plan = NULL;
 	adapter->x = Numbers(1, trained->entity.width);
 	adapter->z = Numbers(rows, trained->interaction.width);
@@ -243,7 +262,7 @@ EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
 	if (adapter->entities_plan == NULL)
 		adapter->entities_plan = PreparePlan(adapter,
 											 SourceEntitiesQuery(&adapter->source),
-											 true);
+											 true, 0);
 	MemoryContextSwitchTo(old);
 	met = palloc0(sizeof(bool) * count);
 	if (SPI_execute_plan(adapter->entities_plan,
@@ -307,7 +326,7 @@ AdaptOne(Adapter *adapter, int n, const FeatureCode *codes,
 		recency_weights(n, trained->recency, adapter->same_time,
 						adapter->weight);
 	adapted->embedding =
-		MemoryContextAlloc(adapter->batch,
+		MemoryContextAlloc(adapter->part,
 						   network_embedding_size(&trained->shape) *
 						   sizeof(float));
 	adaptation = adapt(&trained->network, adapter->x, &rows, adapter->memory,
@@ -343,6 +362,14 @@ KeptRowSize(const Adapter *adapter)
 	return MAXALIGN(offsetof(KeptRow, label) + SeenSize(adapter));
 }
 
+static Size
+KeptTimeSize(const Adapter *adapter, Datum time)
+{
+	const SourceColumn *column = &adapter->source.event_time;
+
+	return column->by_value ? 0 : datumGetSize(time, false, column->length);
+}
+
 static const unsigned char *
 Seen(const KeptRow *row)
 {
@@ -356,7 +383,7 @@ RowAt(const Adapter *adapter, const KeptRows *kept, int i)
 }
 
 int
-AdapterBatchEntities(const Adapter *adapter, Size memory)
+AdapterPartEntities(const Adapter *adapter, Size memory)
 {
 	const TrainedNetwork *trained = adapter->trained;
 	Size		row = KeptRowSize(adapter) +
@@ -366,7 +393,7 @@ AdapterBatchEntities(const Adapter *adapter, Size memory)
 		network_embedding_size(&trained->shape) * sizeof(float) +
 		trained->entity.count * sizeof(FeatureCode);
 
-	return (int) Max(Min(memory / entity, MOST_BATCH_ENTITIES), 1);
+	return (int) Max(Min(memory / entity, PG_INT32_MAX), 1);
 }
 
 /* Oldest first. */
@@ -420,9 +447,87 @@ NextRow(Adapter *adapter, KeptRows *kept)
 		kept->room = Min(Max(2 * kept->room, FIRST_ROWS), most);
 		size = kept->room * KeptRowSize(adapter);
 		kept->rows = kept->rows ? repalloc(kept->rows, size) :
-			MemoryContextAlloc(adapter->batch, size);
+			MemoryContextAlloc(adapter->part, size);
 	}
 	return RowAt(adapter, kept, kept->count++);
+}
+
+/* Keeps a row, whose time is copied where it is no value. */
+static void
+KeepRow(Adapter *adapter, KeptRows *kept, const KeptRow *row)
+{
+	const SourceColumn *column = &adapter->source.event_time;
+	KeptRow    *copy = NextRow(adapter, kept);
+
+	memcpy(copy, row, KeptRowSize(adapter));
+	if (!column->by_value)
+	{
+		MemoryContext old = MemoryContextSwitchTo(adapter->part);
+
+		copy->time = datumCopy(row->time, false, column->length);
+		MemoryContextSwitchTo(old);
+	}
+	kept->interactions++;
+}
+
+/* Lets a row wait for its part. */
+static void
+SpillRow(RowReceiver *rows, int place)
+{
+	Adapter    *adapter = rows->adapter;
+	int			part = place / adapter->part_entities;
+	LogicalTape *tape = rows->tape[part];
+	SpilledRow	spilled = {
+		.place = place % adapter->part_entities,
+		.time_size = (int) KeptTimeSize(adapter, rows->row->time)
+	};
+	MemoryContext old = MemoryContextSwitchTo(adapter->batch);
+
+	/* the tape takes its buffer from the current context */
+	LogicalTapeWrite(tape, (void *) &spilled, sizeof(SpilledRow));
+	LogicalTapeWrite(tape, (void *) rows->row, KeptRowSize(adapter));
+	if (spilled.time_size > 0)
+		LogicalTapeWrite(tape, DatumGetPointer(rows->row->time),
+						 spilled.time_size);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+ReadSpilled(LogicalTape *tape, void *to, Size size)
+{
+	if (LogicalTapeRead(tape, to, size) != size)
+		elog(ERROR, "unexpected end of a temporary file");
+}
+
+/* Takes back the rows of a part, with which the tape ends. */
+static void
+TakeSpilledRows(RowReceiver *rows, int part, KeptRows *kept)
+{
+	Adapter    *adapter = rows->adapter;
+	LogicalTape *tape = rows->tape[part];
+	MemoryContext old = MemoryContextSwitchTo(adapter->batch);
+	SpilledRow	spilled;
+	Size		size;
+
+	LogicalTapeRewindForRead(tape, SPILL_READ_SIZE);
+	MemoryContextSwitchTo(rows->row_context);
+	while ((size = LogicalTapeRead(tape, &spilled, sizeof(SpilledRow))) > 0)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (size != sizeof(SpilledRow))
+			elog(ERROR, "unexpected end of a temporary file");
+		ReadSpilled(tape, rows->row, KeptRowSize(adapter));
+		if (spilled.time_size > 0)
+		{
+			MemoryContextReset(rows->row_context);
+			rows->row->time = PointerGetDatum(palloc(spilled.time_size));
+			ReadSpilled(tape, DatumGetPointer(rows->row->time),
+						spilled.time_size);
+		}
+		KeepRow(adapter, &kept[spilled.place], rows->row);
+	}
+	LogicalTapeClose(tape);
+	MemoryContextSwitchTo(old);
 }
 
 static void
@@ -445,25 +550,9 @@ OneOfAKind(float number)
 	return number == 0 ? 0 : number;
 }
 
-/* A time that outlives its row, in the form that equal ones share. */
-static Datum
-CopyTime(const Adapter *adapter, Datum time)
-{
-	const SourceColumn *column = &adapter->source.event_time;
-	MemoryContext old;
-
-	if (column->by_value)
-		return time;
-	if (column->length == -1)
-		time = PointerGetDatum(PG_DETOAST_DATUM(time));
-	old = MemoryContextSwitchTo(adapter->batch);
-	time = datumCopy(time, false, column->length);
-	MemoryContextSwitchTo(old);
-	return time;
-}
-
-static void
-KeepRow(RowReceiver *rows, const Datum *values, const bool *isnull)
+/* Reads a row into rows->row; returns the place of its entity. */
+static int
+ReadRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 {
 	Adapter    *adapter = rows->adapter;
 	const Source *source = &adapter->source;
@@ -472,16 +561,17 @@ KeepRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 	int			first = 3 + (source->weight.name ? 1 : 0);
 	Datum		key[INDEX_MAX_KEYS];
 	Interaction interaction;
-	KeptRow    *row;
+	KeptRow    *row = rows->row;
 	uint64		seed;
 
 	for (int k = 0; k < source->key.count; k++)
 		key[k] = rows->key[k][place];
 	interaction = SourceReadInteraction(source, adapter->trained->shape.loss,
 										values + 2, isnull + 2, key);
-	rows->adapted[place].interactions++;
-	row = NextRow(adapter, &rows->kept[place]);
-	row->time = CopyTime(adapter, values[1]);
+
+	/* in the form that equal times share */
+	row->time = source->event_time.length == -1 ?
+		PointerGetDatum(PG_DETOAST_DATUM(values[1])) : values[1];
 	row->label = OneOfAKind(interaction.label);
 	row->weight = OneOfAKind(interaction.weight);
 	for (int f = 0; f < source->features; f++)
@@ -511,6 +601,7 @@ KeepRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 											   source->key.columns[k].typbyval,
 											   source->key.columns[k].typlen));
 	row->hash = hash_bytes_extended(Seen(row), (int) SeenSize(adapter), seed);
+	return place;
 }
 
 static bool
@@ -519,15 +610,20 @@ ReceiveRow(TupleTableSlot *slot, DestReceiver *self)
 	RowReceiver *rows = (RowReceiver *) self;
 	ErrorContextCallback *inner = error_context_stack;
 	MemoryContext old;
+	int			place;
 
 	/* what is wrong with a row has nothing to do with the query */
 	error_context_stack = rows->error_context;
 	slot_getallattrs(slot);
 	MemoryContextReset(rows->row_context);
 	old = MemoryContextSwitchTo(rows->row_context);
-	KeepRow(rows, slot->tts_values, slot->tts_isnull);
-	MemoryContextSwitchTo(old);
+	place = ReadRow(rows, slot->tts_values, slot->tts_isnull);
 	error_context_stack = inner;
+	if (place < rows->adapter->part_entities)
+		KeepRow(rows->adapter, &rows->kept[place], rows->row);
+	else
+		SpillRow(rows, place);
+	MemoryContextSwitchTo(old);
 	return true;
 }
 
@@ -536,54 +632,87 @@ EndRows(DestReceiver *self)
 {
 }
 
-/* Reads the newest rows of the entities, and counts all. */
-static void
-ReadRows(Adapter *adapter, int count, Datum **key, bool read_only,
-		 KeptRows *kept, AdaptedEntity *adapted)
+/* Parameters of the query for the rows of entities. */
+static ParamListInfo
+KeyParameters(const Adapter *adapter, int count, Datum **key)
 {
-	int			keys = adapter->source.key.count;
-	RowReceiver rows = {
-		.receiver = {
-			.receiveSlot = ReceiveRow,
-			.rStartup = StartRows,
-			.rShutdown = EndRows,
-			.rDestroy = EndRows,
-			.mydest = DestTuplestore	/* the likest to it that has a name */
-		},
-		.adapter = adapter,
-		.key = key,
-		.kept = kept,
-		.adapted = adapted,
-		.error_context = error_context_stack
-	};
-	SPIExecuteOptions options = {
-		.read_only = read_only,
-		.dest = &rows.receiver
-	};
-	SPIPlanPtr *plan = count == 1 ? &adapter->one_plan : &adapter->rows_plan;
-	Datum	   *arrays = NULL;
+	const EntityKey *columns = &adapter->source.key;
+	ParamListInfo parameters = makeParamList(columns->count);
+	Datum	   *arrays = count == 1 ? NULL : KeyArrays(adapter, count, key);
 
-	if (*plan == NULL)
-		*plan = PreparePlan(adapter, count == 1 ?
-							SourceOneQuery(&adapter->source) :
-							SourceBatchQuery(&adapter->source), count != 1);
-	MemoryContextSwitchTo(adapter->batch);
-	rows.row_context = AllocSetContextCreate(adapter->batch, "limaml row",
-											 ALLOCSET_DEFAULT_SIZES);
-	if (count != 1)
-		arrays = KeyArrays(adapter, count, key);
-	options.params = makeParamList(keys);
-	for (int k = 0; k < keys; k++)
+	for (int k = 0; k < columns->count; k++)
 	{
-		ParamExternData *param = &options.params->params[k];
-		Oid			type = adapter->source.key.columns[k].type;
+		ParamExternData *param = &parameters->params[k];
+		Oid			type = columns->columns[k].type;
 
 		param->value = count == 1 ? key[k][0] : arrays[k];
 		param->isnull = false;
 		param->pflags = PARAM_FLAG_CONST;
 		param->ptype = count == 1 ? type : get_array_type(type);
 	}
-	if (SPI_execute_plan_extended(*plan, &options) != SPI_OK_SELECT)
+	return parameters;
+}
+
+/* The plan that reads the rows of so many entities. */
+static SPIPlanPtr
+RowsPlan(Adapter *adapter, int count)
+{
+	SPIPlanPtr *plan = &adapter->rows_plan;
+	int			options = 0;
+
+	if (count == 1)
+	{
+		plan = &adapter->one_plan;
+		options = CURSOR_OPT_GENERIC_PLAN;
+	}
+	else if (count > adapter->part_entities)
+	{
+		/* how many they are makes the difference */
+		plan = &adapter->many_plan;
+		options = CURSOR_OPT_CUSTOM_PLAN;
+	}
+	if (*plan == NULL)
+		*plan = PreparePlan(adapter, count == 1 ?
+							SourceOneQuery(&adapter->source) :
+							SourceBatchQuery(&adapter->source), count != 1,
+							options);
+	return *plan;
+}
+
+Cost
+AdapterReadingCost(Adapter *adapter, int count, Datum **key)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	SPIPlanPtr	plan = PreparePlan(adapter, SourceBatchQuery(&adapter->source),
+								   true, CURSOR_OPT_CUSTOM_PLAN);
+	CachedPlanSource *source = linitial(SPI_plan_get_plan_sources(plan));
+	CachedPlan *planned;
+	Cost		cost;
+
+	MemoryContextSwitchTo(adapter->batch);
+	MemoryContextReset(adapter->batch);
+	planned = GetCachedPlan(source, KeyParameters(adapter, count, key), NULL,
+							NULL);
+	cost = linitial_node(PlannedStmt, planned->stmt_list)->planTree->total_cost;
+	ReleaseCachedPlan(planned, NULL);
+	MemoryContextSwitchTo(caller);
+	return cost;
+}
+
+/* Reads the newest rows of the entities: of the first part, and to tapes. */
+static void
+ReadRows(RowReceiver *rows, int count, bool read_only)
+{
+	Adapter    *adapter = rows->adapter;
+	SPIExecuteOptions options = {
+		.read_only = read_only,
+		.dest = &rows->receiver
+	};
+	SPIPlanPtr	plan = RowsPlan(adapter, count);
+
+	MemoryContextSwitchTo(adapter->batch);
+	options.params = KeyParameters(adapter, count, rows->key);
+	if (SPI_execute_plan_extended(plan, &options) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the interactions");
 	MemoryContextSwitchTo(adapter->batch);
 	adapter->rows_read += SPI_processed;
@@ -626,26 +755,13 @@ Lap(instr_time *start)
 	return INSTR_TIME_GET_DOUBLE(lap);
 }
 
-AdaptedEntity *
-AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only)
+/* Adapts the entities of a part, from place `first` on. */
+static AdaptedEntity *
+AdaptPart(Adapter *adapter, int first, int count, Datum **key,
+		  const FeatureCode *meta_codes, KeptRows *kept)
 {
 	const TrainedNetwork *trained = adapter->trained;
-	MemoryContext caller = CurrentMemoryContext;
-	FeatureCode *meta_codes;
-	AdaptedEntity *adapted;
-	KeptRows   *kept;
-	instr_time	start;
-
-	INSTR_TIME_SET_CURRENT(start);
-	MemoryContextReset(adapter->batch);
-	MemoryContextSwitchTo(adapter->batch);
-	adapted = palloc0(sizeof(AdaptedEntity) * count);
-	kept = palloc0(sizeof(KeptRows) * count);
-	meta_codes = palloc(mul_size(sizeof(FeatureCode),
-								 mul_size(count, Max(trained->entity.count, 1))));
-	EntityCodes(adapter, count, key, read_only, meta_codes);
-	ReadRows(adapter, count, key, read_only, kept, adapted);
-	adapter->reading_seconds += Lap(&start);
+	AdaptedEntity *adapted = palloc0(sizeof(AdaptedEntity) * count);
 
 	for (int i = 0; i < count; i++)
 	{
@@ -653,11 +769,82 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only)
 
 		CHECK_FOR_INTERRUPTS();
 		for (int k = 0; k < adapter->source.key.count; k++)
-			values[k] = key[k][i];
+			values[k] = key[k][first + i];
+		adapted[i].interactions = kept[i].interactions;
 		AdaptOne(adapter, EncodeRows(adapter, &kept[i], &adapted[i]),
 				 meta_codes + i * trained->entity.count, values, &adapted[i]);
 	}
-	adapter->adapting_seconds += Lap(&start);
-	MemoryContextSwitchTo(caller);
 	return adapted;
+}
+
+void
+AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
+			  AdaptedReceiver receive, void *argument)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	int			size = Min(count, adapter->part_entities);
+	int			parts = count > 0 ? (count - 1) / size + 1 : 0;
+	RowReceiver rows = {
+		.receiver = {
+			.receiveSlot = ReceiveRow,
+			.rStartup = StartRows,
+			.rShutdown = EndRows,
+			.rDestroy = EndRows,
+			.mydest = DestTuplestore	/* the likest to it that has a name */
+		},
+		.adapter = adapter,
+		.key = key,
+		.error_context = error_context_stack
+	};
+	int			features = adapter->trained->entity.count;
+
+	MemoryContextReset(adapter->batch);
+	MemoryContextReset(adapter->part);
+	MemoryContextSwitchTo(adapter->batch);
+	rows.row_context = AllocSetContextCreate(adapter->batch, "limaml row",
+											 ALLOCSET_DEFAULT_SIZES);
+	rows.row = palloc0(KeptRowSize(adapter));
+	if (parts > 1)
+	{
+		rows.tapes = LogicalTapeSetCreate(true, NULL, -1);
+		rows.tape = palloc(sizeof(LogicalTape *) * parts);
+		for (int p = 1; p < parts; p++)
+			rows.tape[p] = LogicalTapeCreate(rows.tapes);
+	}
+	for (int p = 0; p < parts; p++)
+	{
+		int			first = p * size;
+		int			here = Min(size, count - first);
+		Datum	   *part_key[INDEX_MAX_KEYS];
+		FeatureCode *meta_codes;
+		KeptRows   *kept;
+		AdaptedEntity *adapted;
+		instr_time	lap;
+
+		INSTR_TIME_SET_CURRENT(lap);
+		MemoryContextSwitchTo(adapter->part);
+		meta_codes = palloc(mul_size(sizeof(FeatureCode),
+									 mul_size(here, Max(features, 1))));
+		for (int k = 0; k < adapter->source.key.count; k++)
+			part_key[k] = key[k] + first;
+		EntityCodes(adapter, here, part_key, read_only, meta_codes);
+		kept = palloc0(sizeof(KeptRows) * here);
+		if (p == 0)
+		{
+			rows.kept = kept;
+			ReadRows(&rows, count, read_only);
+		}
+		else
+			TakeSpilledRows(&rows, p, kept);
+		adapter->reading_seconds += Lap(&lap);
+		MemoryContextSwitchTo(adapter->part);
+		adapted = AdaptPart(adapter, first, here, key, meta_codes, kept);
+		adapter->adapting_seconds += Lap(&lap);
+		MemoryContextSwitchTo(caller);
+		receive(argument, first, here, adapted);
+		MemoryContextReset(adapter->part);
+	}
+	if (rows.tapes)
+		LogicalTapeSetClose(rows.tapes);
+	MemoryContextSwitchTo(caller);
 }

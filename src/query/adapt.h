@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "nodes/nodes.h"
 #include "utils/sortsupport.h"
 
 #include "model/trained_network.h"
@@ -24,12 +25,15 @@ typedef struct Adapter
 	Source		source;
 	SPIPlanPtr	rows_plan;		/* once it is needed, and so the others: to */
 	SPIPlanPtr	one_plan;		/* prepare one takes rights on its relation */
+	SPIPlanPtr	many_plan;		/* for more than are adapted at a time */
 	SPIPlanPtr	entities_plan;
 	ColumnReader *readers;
 	ColumnReader *meta_readers;
 	SortSupportData time_order;
 	MemoryContext context;		/* holds all of it */
 	MemoryContext batch;		/* reset by every batch */
+	MemoryContext part;			/* of it, that is adapted at a time */
+	int			part_entities;	/* 500, unless the owner of it sets another */
 
 	float	   *x;
 	float	   *z;				/* support_rows x dz, and so on */
@@ -62,19 +66,30 @@ typedef struct AdaptedEntity
 extern void AdapterInit(Adapter *adapter, const Model *model,
 						const TrainedNetwork *trained);
 
-/*
- * Adapts `count` entities, key[k] being the values of key column k, with
- * whoever's rights are in force.  What it returns lives in adapter->batch
- * until the next call.  An entity that diverges is an error naming it.
- */
-extern AdaptedEntity *AdaptEntities(Adapter *adapter, int count, Datum **key,
-									bool read_only);
+/* Takes `count` entities that have been adapted, from place `first` on. */
+typedef void (*AdaptedReceiver) (void *argument, int first, int count,
+								 const AdaptedEntity *adapted);
 
 /*
- * How many entities AdaptEntities may be given for it to take about this much
- * memory at most, however many rows they have: from 1 to 500.
+ * Adapts `count` entities, key[k] being the values of key column k, with
+ * whoever's rights are in force.  Their rows are read by one query, by index
+ * or in one pass over the relation, as the planner finds cheaper.  They are
+ * handed over in parts, in their order; those of a part that is yet to come
+ * wait on disk.  What is handed over lives until the receiver returns.  An
+ * entity that diverges is an error naming it.
  */
-extern int	AdapterBatchEntities(const Adapter *adapter, Size memory);
+extern void AdaptEntities(Adapter *adapter, int count, Datum **key,
+						  bool read_only, AdaptedReceiver receive,
+						  void *argument);
+
+/*
+ * How many entities may be adapted at a time with about this much memory at
+ * most, however many rows they have; at least 1.
+ */
+extern int	AdapterPartEntities(const Adapter *adapter, Size memory);
+
+/* What the planner thinks it costs to read the rows of entities. */
+extern Cost AdapterReadingCost(Adapter *adapter, int count, Datum **key);
 
 /* Codes of an entity about which nothing is known. */
 extern void UnknownEntityCodes(const Encoder *encoder, FeatureCode *codes);

@@ -161,6 +161,24 @@ limaml_embedding(PG_FUNCTION_ARGS)
 												 vector->embedding));
 }
 
+typedef struct AdaptedDatum
+{
+	const TrainedNetwork *trained;
+	Datum		embedding;
+} AdaptedDatum;
+
+static void
+ReceiveAdapted(void *argument, int first, int count,
+			   const AdaptedEntity *adapted)
+{
+	AdaptedDatum *result = argument;
+
+	result->embedding =
+		MetaEmbeddingPGetDatum(MakeMetaEmbedding(network_embedding_size(&result->trained->shape),
+												 result->trained->fingerprint,
+												 adapted->embedding));
+}
+
 PG_FUNCTION_INFO_V1(limaml_adapt);
 
 /*
@@ -174,16 +192,16 @@ limaml_adapt(PG_FUNCTION_ARGS)
 	ModelUse   *use = UseModel(fcinfo, 1);
 	Datum		values[INDEX_MAX_KEYS];
 	Datum	   *columns[INDEX_MAX_KEYS];
-	AdaptedEntity *adapted;
+	AdaptedDatum result = {.trained = use->trained};
+	MemoryContext caller = CurrentMemoryContext;
 
 	if (!KeyValues(&use->binding, PG_GETARG_DATUM(1), PG_ARGISNULL(1), values))
 		PG_RETURN_NULL();
 	for (int k = 0; k < use->key.count; k++)
 		columns[k] = &values[k];
 	SPI_connect();
-	adapted = AdaptEntities(UseAdapter(use), 1, columns, true);
+	MemoryContextSwitchTo(caller);
+	AdaptEntities(UseAdapter(use), 1, columns, true, ReceiveAdapted, &result);
 	SPI_finish();
-	PG_RETURN_META_EMBEDDING_P(MakeMetaEmbedding(network_embedding_size(&use->trained->shape),
-												 use->trained->fingerprint,
-												 adapted->embedding));
+	return result.embedding;
 }

@@ -45,13 +45,22 @@
 #include "utils/timestamp.h"
 
 /*
- * Entities that are adapted and stored in one transaction: so few that nobody
- * waits long for their rows, and of few entities a share, for all workers to
- * have some.
+ * Entities of a batch, which is a transaction.  Where rows are looked up by
+ * index: so few that nobody waits long for their rows, and of few entities a
+ * share, for all workers to have some.  Where they are found in a pass over the
+ * relation, a batch is a worker's share of all, or as many as a hash table in
+ * the memory there is has room for.
  */
 #define MOST_ENTITIES 500
 #define LEAST_ENTITIES 16
 #define SHARE_OF_ENTITIES 8
+#define MOST_ENTITIES_OF_PASS (1 << 20)
+
+/* About what a hash join takes for a key, beside the key. */
+#define HASHED_KEY_SIZE 56
+
+/* Parts of a pass wait in a buffer each. */
+#define MOST_PARTS 256
 
 /* Seconds between two reports of progress. */
 #define REPORT_SECONDS 1
@@ -63,7 +72,6 @@ typedef struct VersionRun
 {
 	int			number;
 	Adapter		adapter;
-	AdaptedEntity *adapted;		/* of the batch */
 } VersionRun;
 
 typedef struct Refresh
@@ -73,6 +81,7 @@ typedef struct Refresh
 	ModelOptions options;
 	MemoryContext context;		/* as long as the job */
 	MemoryContext batch;
+	MemoryContext part;			/* of a batch, that is stored at a time */
 	int			versions;
 	VersionRun *version;		/* the job's first */
 	char	   *insert;			/* SQL of a batch */
@@ -144,15 +153,20 @@ JobStep(JobRun *run, bool (*step) (void *argument), void *argument)
 	return result;
 }
 
+/* A query of ours sorts and hashes in a few places at a time. */
+static int
+QueryMemory(void)
+{
+	return Max(refresh_work_mem / 4, 64);
+}
+
 /* Goes on as the model's owner, in the memory that a refresh may have. */
 static void
 EnterRefresh(const Refresh *refresh, RightsScope *scope)
 {
 	EnterOwner(scope, refresh->model);
 
-	/* a query of ours sorts and hashes in a few places at a time */
-	(void) set_config_option("work_mem",
-							 psprintf("%d", Max(refresh_work_mem / 4, 64)),
+	(void) set_config_option("work_mem", psprintf("%d", QueryMemory()),
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 							 true, 0, false);
 
@@ -295,42 +309,77 @@ typedef struct Listing
 	Refresh    *refresh;
 	int			batch;
 	int			count;			/* entities of the batch that is being made */
+	int			room;
+	Size		size;			/* of their keys, where they are no values */
 	Datum	   *key[INDEX_MAX_KEYS];
 } Listing;
 
+/* Writes the keys down as batches of so many. */
 static void
-EndBatchOfList(Listing *listing)
+WriteBatches(Listing *listing, int size)
 {
 	const EntityKey *key = KeyOf(listing->refresh);
 	bytea	   *columns[INDEX_MAX_KEYS];
 
-	/* as they are: their types may have no binary form, or one that depends */
-	for (int k = 0; k < key->count; k++)
+	for (int first = 0; first < listing->count; first += size)
 	{
-		ArrayType  *array =
-			DatumGetArrayTypeP(ArrayOf(key->columns[k].type, listing->count,
-									   listing->key[k], NULL));
+		int			count = Min(size, listing->count - first);
 
-		columns[k] = palloc(VARHDRSZ + VARSIZE(array));
-		SET_VARSIZE(columns[k], VARHDRSZ + VARSIZE(array));
-		memcpy(VARDATA(columns[k]), array, VARSIZE(array));
+		/* as they are: their types may have no binary form, or one that depends */
+		for (int k = 0; k < key->count; k++)
+		{
+			ArrayType  *array =
+				DatumGetArrayTypeP(ArrayOf(key->columns[k].type, count,
+										   listing->key[k] + first, NULL));
+
+			columns[k] = palloc(VARHDRSZ + VARSIZE(array));
+			SET_VARSIZE(columns[k], VARHDRSZ + VARSIZE(array));
+			memcpy(VARDATA(columns[k]), array, VARSIZE(array));
+		}
+		JobAddBatch(&listing->refresh->run->job, listing->batch++, count,
+					key->count, columns);
 	}
-	JobAddBatch(&listing->refresh->run->job, listing->batch++, listing->count,
-				key->count, columns);
 	listing->count = 0;
+	listing->size = 0;
 }
 
-/* Entities of a batch, of so many in all. */
+/* Entities that each version's adapter has memory for at a time. */
+static int
+PartEntities(const Refresh *refresh)
+{
+	int			entities = PG_INT32_MAX;
+
+	for (int v = 0; v < refresh->versions; v++)
+		entities = Min(entities,
+					   AdapterPartEntities(&refresh->version[v].adapter,
+										   (Size) refresh_work_mem * 1024 / 2 / refresh->versions));
+	return entities;
+}
+
+/* Entities of a batch whose rows are looked up by index, of so many in all. */
 static int
 BatchSize(const Refresh *refresh, int64 total)
 {
-	int			size = Max(LEAST_ENTITIES,
-						   Min(MOST_ENTITIES, total / SHARE_OF_ENTITIES));
+	return Min(PartEntities(refresh),
+			   Max(LEAST_ENTITIES,
+				   Min(MOST_ENTITIES, total / SHARE_OF_ENTITIES)));
+}
 
-	for (int v = 0; v < refresh->versions; v++)
-		size = Min(size, AdapterBatchEntities(&refresh->version[v].adapter,
-											  (Size) refresh_work_mem * 1024 / 2 / refresh->versions));
-	return size;
+/*
+ * Entities of a batch whose rows are found in a pass over the relation, of so
+ * many in all, by a hash of their keys: these are of so many bytes each.
+ */
+static int
+PassSize(const Refresh *refresh, int64 total, Size key_size)
+{
+	int64		share = (total - 1) / Max(refresh->run->job.workers, 1) + 1;
+	int64		room = (Size) QueryMemory() * 1024 / (HASHED_KEY_SIZE + key_size);
+	int64		batches;
+
+	room = Min(room, MOST_ENTITIES_OF_PASS);
+	room = Max(room, 1);
+	batches = (share - 1) / room + 1;
+	return (int) ((share - 1) / batches + 1);
 }
 
 /* Adds a key; one with a NULL is none, as the embeddings table might hold. */
@@ -347,10 +396,18 @@ AddKey(Listing *listing, TupleTableSlot *slot)
 			return;
 		if (key->columns[k].typlen == -1)
 			value = PointerGetDatum(PG_DETOAST_DATUM_PACKED(value));
+		if (listing->count == listing->room)
+			listing->key[k] =
+				repalloc_huge(listing->key[k],
+							  2 * listing->room * sizeof(Datum));
 		listing->key[k][listing->count] =
 			datumCopy(value, key->columns[k].typbyval,
 					  key->columns[k].typlen);
+		listing->size += datumGetSize(value, key->columns[k].typbyval,
+									  key->columns[k].typlen);
 	}
+	if (listing->count == listing->room)
+		listing->room *= 2;
 	listing->count++;
 }
 
@@ -400,21 +457,43 @@ ReadList(const Source *source, const StaleList *stale, TupleTableSlot **slot)
 	return store;
 }
 
+/*
+ * How many entities a batch of the listed ones, the first of so many in all, is
+ * to have: as many as are looked up by index, or as there are for a pass over
+ * the relation, whichever the planner finds to cost less for an entity.
+ */
+static int
+ChooseBatchSize(Listing *listing, int64 total)
+{
+	Refresh    *refresh = listing->refresh;
+	Adapter    *adapter = &refresh->version[0].adapter;
+	int			some = BatchSize(refresh, total);
+	int			all = listing->count;
+
+	if (total <= (int64) MOST_ENTITIES * refresh->run->job.workers ||
+		all <= some)
+		return some;
+	return AdapterReadingCost(adapter, all, listing->key) / all <
+		AdapterReadingCost(adapter, some, listing->key) / some ?
+		all : some;
+}
+
 /* Writes the batches down; returns the number of entities. */
 static int64
 WriteList(Refresh *refresh, const StaleList *stale, bytea **newest)
 {
 	const Source *source = &refresh->version[0].adapter.source;
-	Listing		listing = {.refresh = refresh};
+	Listing		listing = {.refresh = refresh, .room = MOST_ENTITIES};
+	Size		most = (Size) refresh_work_mem * 1024 / 8;
 	int64		total = 0;
-	int64		listed = 0;
-	int			size = LEAST_ENTITIES;
+	int			pass = 0;
+	int			size = 0;		/* of a batch, once it is known */
 	Tuplestorestate *store;
 	TupleTableSlot *slot;
 
 	MemoryContextSwitchTo(refresh->context);
 	for (int k = 0; k < source->key.count; k++)
-		listing.key[k] = palloc(sizeof(Datum) * MOST_ENTITIES);
+		listing.key[k] = palloc(sizeof(Datum) * listing.room);
 	store = ReadList(source, stale, &slot);
 
 	/* keys and arrays of a batch at a time */
@@ -423,7 +502,7 @@ WriteList(Refresh *refresh, const StaleList *stale, bytea **newest)
 	{
 		slot_getallattrs(slot);
 		AddKey(&listing, slot);
-		if (listed++ == 0)
+		if (total == 0)
 		{
 			total = DatumGetInt64(slot->tts_values[source->key.count]);
 			if (!slot->tts_isnull[source->key.count + 1])
@@ -433,11 +512,13 @@ WriteList(Refresh *refresh, const StaleList *stale, bytea **newest)
 										  slot->tts_values[source->key.count + 1]);
 				MemoryContextSwitchTo(refresh->batch);
 			}
-			size = BatchSize(refresh, total);
+			pass = PassSize(refresh, total, listing.size);
 		}
-		if (listing.count < size)
+		if (listing.count < (size > 0 ? size : pass) && listing.size < most)
 			continue;
-		EndBatchOfList(&listing);
+		if (size == 0)
+			size = ChooseBatchSize(&listing, total);
+		WriteBatches(&listing, size);
 
 		/* the slot's row is in that memory, where it was read from disk */
 		ExecClearTuple(slot);
@@ -446,7 +527,8 @@ WriteList(Refresh *refresh, const StaleList *stale, bytea **newest)
 		CHECK_FOR_INTERRUPTS();
 	}
 	if (listing.count > 0)
-		EndBatchOfList(&listing);
+		WriteBatches(&listing,
+					 size > 0 ? size : ChooseBatchSize(&listing, total));
 	ExecDropSingleTupleTableSlot(slot);
 	MemoryContextSwitchTo(refresh->context);
 	MemoryContextReset(refresh->batch);
@@ -608,12 +690,11 @@ TakeChanges(Refresh *refresh, int count, Datum **key)
 
 /* Returns how many embeddings it stored. */
 static int64
-StoreBatch(const Refresh *refresh, const VersionRun *version, int count,
-		   Datum **key)
+StoreEmbeddings(const Refresh *refresh, const VersionRun *version, int first,
+				int count, Datum **key, const AdaptedEntity *adapted)
 {
 	const Source *source = &version->adapter.source;
 	const TrainedNetwork *trained = version->adapter.trained;
-	const AdaptedEntity *adapted = version->adapted;
 	int			keys = source->key.count;
 	int			parameters = keys + 6;
 	Oid		   *types = palloc(sizeof(Oid) * parameters);
@@ -644,7 +725,8 @@ StoreBatch(const Refresh *refresh, const VersionRun *version, int count,
 	for (int k = 0; k < keys; k++)
 	{
 		types[k] = get_array_type(source->key.columns[k].type);
-		values[k] = ArrayOf(source->key.columns[k].type, count, key[k], NULL);
+		values[k] = ArrayOf(source->key.columns[k].type, count,
+							key[k] + first, NULL);
 	}
 	for (int c = 0; c < 5; c++)
 	{
@@ -695,6 +777,40 @@ Report(Refresh *refresh)
 						seconds * (total - refresh->done) / refresh->done)));
 }
 
+/* A batch that is being worked on, for one of the versions. */
+typedef struct BatchRun
+{
+	Refresh    *refresh;
+	VersionRun *version;
+	Datum	   *key[INDEX_MAX_KEYS];
+	Work		work;
+} BatchRun;
+
+/* Stores the embeddings of a part of it. */
+static void
+ReceiveAdapted(void *argument, int first, int count,
+			   const AdaptedEntity *adapted)
+{
+	BatchRun   *batch = argument;
+	Refresh    *refresh = batch->refresh;
+	bool		of_job = batch->version == &refresh->version[0];
+	instr_time	start;
+	int64		stored;
+
+	INSTR_TIME_SET_CURRENT(start);
+	MemoryContextSwitchTo(refresh->part);
+	stored = StoreEmbeddings(refresh, batch->version, first, count, batch->key,
+							 adapted);
+	MemoryContextSwitchTo(refresh->batch);
+	MemoryContextReset(refresh->part);
+	batch->work.writing += SecondsSince(start);
+	if (!of_job)
+		return;
+	batch->work.entities += stored;
+	refresh->done += count;
+	Report(refresh);
+}
+
 /*
  * A step: claims a batch, adapts its entities and stores their embeddings.
  * False where there is none to claim.
@@ -707,8 +823,7 @@ RunBatch(void *argument)
 	const EntityKey *columns = KeyOf(refresh);
 	RightsScope scope;
 	bytea	   *keys[INDEX_MAX_KEYS];
-	Datum	   *key[INDEX_MAX_KEYS];
-	Work		work = {0};
+	BatchRun	run = {.refresh = refresh};
 	instr_time	start;
 	int			batch;
 	int			count;
@@ -721,44 +836,38 @@ RunBatch(void *argument)
 		return false;
 	refresh->from = batch;
 	MemoryContextSwitchTo(refresh->batch);
-	count = ReadKeys(columns, keys, key);
+	count = ReadKeys(columns, keys, run.key);
 
 	EnterRefresh(refresh, &scope);
 	LockRelations(refresh->model);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	for (int v = 0; v < refresh->versions; v++)
-	{
-		VersionRun *version = &refresh->version[v];
-
-		version->adapter.reading_seconds = 0;
-		version->adapter.adapting_seconds = 0;
-		version->adapter.rows_read = 0;
-		version->adapted = AdaptEntities(&version->adapter, count, key, true);
-		work.reading += version->adapter.reading_seconds;
-		work.adapting += version->adapter.adapting_seconds;
-		work.interactions += version->adapter.rows_read;
-	}
-	MemoryContextSwitchTo(refresh->batch);
-	INSTR_TIME_SET_CURRENT(start);
 	if (refresh->take_changes)
-		TakeChanges(refresh, count, key);
-	PopActiveSnapshot();
+	{
+		INSTR_TIME_SET_CURRENT(start);
+		TakeChanges(refresh, count, run.key);
+		run.work.writing += SecondsSince(start);
+	}
 	for (int v = 0; v < refresh->versions; v++)
 	{
-		int64		stored;
+		Adapter    *adapter = &refresh->version[v].adapter;
 
+		run.version = &refresh->version[v];
+		adapter->reading_seconds = 0;
+		adapter->adapting_seconds = 0;
+		adapter->rows_read = 0;
+		adapter->part_entities = Min(PartEntities(refresh),
+									 Max(MOST_ENTITIES, count / MOST_PARTS));
 		MemoryContextSwitchTo(refresh->batch);
-		stored = StoreBatch(refresh, &refresh->version[v], count, key);
-		if (v == 0)
-			work.entities = stored;
+		AdaptEntities(adapter, count, run.key, true, ReceiveAdapted, &run);
+		run.work.reading += adapter->reading_seconds;
+		run.work.adapting += adapter->adapting_seconds;
+		run.work.interactions += adapter->rows_read;
 	}
+	PopActiveSnapshot();
 	LeaveRights(&scope);
 	MemoryContextSwitchTo(refresh->batch);
-	work.writing = SecondsSince(start);
-	JobBatchDone(job, refresh->run->worker, batch, &work);
-	refresh->done += count;
-	refresh->stored += work.entities;
-	Report(refresh);
+	JobBatchDone(job, refresh->run->worker, batch, &run.work);
+	refresh->stored += run.work.entities;
 	return true;
 }
 
@@ -854,6 +963,9 @@ RunRefresh(JobRun *run, Model *model)
 	refresh.context = CurrentMemoryContext;
 	refresh.batch = AllocSetContextCreate(refresh.context, "limaml refresh",
 										  ALLOCSET_DEFAULT_SIZES);
+	refresh.part = AllocSetContextCreate(refresh.context,
+										 "limaml refresh part",
+										 ALLOCSET_DEFAULT_SIZES);
 	refresh.start = refresh.reported = GetCurrentTimestamp();
 	JobStep(run, Prepare, &refresh);
 	if (run->process)
