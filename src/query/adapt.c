@@ -483,7 +483,7 @@ SpillRow(RowReceiver *rows, int place)
 	};
 	MemoryContext old = MemoryContextSwitchTo(adapter->batch);
 
-	/* the tape takes its buffer from the current context */
+	/* a tape takes its buffer from the current context */
 	LogicalTapeWrite(tape, (void *) &spilled, sizeof(SpilledRow));
 	LogicalTapeWrite(tape, (void *) rows->row, KeptRowSize(adapter));
 	if (spilled.time_size > 0)
@@ -510,7 +510,6 @@ TakeSpilledRows(RowReceiver *rows, int part, KeptRows *kept)
 	Size		size;
 
 	LogicalTapeRewindForRead(tape, SPILL_READ_SIZE);
-	MemoryContextSwitchTo(rows->row_context);
 	while ((size = LogicalTapeRead(tape, &spilled, sizeof(SpilledRow))) > 0)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -520,7 +519,9 @@ TakeSpilledRows(RowReceiver *rows, int part, KeptRows *kept)
 		if (spilled.time_size > 0)
 		{
 			MemoryContextReset(rows->row_context);
-			rows->row->time = PointerGetDatum(palloc(spilled.time_size));
+			rows->row->time =
+				PointerGetDatum(MemoryContextAlloc(rows->row_context,
+												   spilled.time_size));
 			ReadSpilled(tape, DatumGetPointer(rows->row->time),
 						spilled.time_size);
 		}

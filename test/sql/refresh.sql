@@ -243,6 +243,14 @@ RESET enable_hashjoin;
 RESET enable_hashagg;
 SELECT count(*), bool_and(a.embedding = b.embedding) AS same, bool_and(a.xmin::text <> b.written) AS refreshed FROM crowd_embedding a JOIN crowd_before b USING (member_id);
 
+-- In one pass: parts wait on disk, with times that are no values
+CREATE TABLE pass AS SELECT m AS member_id, i AS item_id, (i + m / 1000.0)::numeric AS at, i % 7 AS year, hashint4(m * 10 + i) % 2 = 0 AS liked FROM generate_series(1, 40) i, generate_series(1, 1300) m;
+CREATE INDEX ON pass (member_id);
+ANALYZE pass;
+SELECT create_small('pass', 'pass', '{"epochs": 1, "support_rows": 8}');
+CALL limaml_refresh('pass');
+SELECT count(*), bool_and(e.interactions = 40) AS interactions, bool_and(e.adapted_through = p.at) AS newest, bool_and(limaml_adapt('pass', e.member_id) = e.embedding) AS adapted FROM pass_embedding e JOIN (SELECT member_id, max(at) AS at FROM pass GROUP BY member_id) p USING (member_id);
+
 -- Only the newest support_rows count
 INSERT INTO tied SELECT 1, 500 + i, '2000-01-01', 1, i % 2 = 0 FROM generate_series(1, 10) i;
 CREATE TEMP TABLE tied_before AS SELECT * FROM tied_embedding;
