@@ -817,17 +817,25 @@ gradient_candidate(const Network *network, int n, const real *z,
 		int			rows = n - i < CANDIDATE_ROWS ? n - i : CANDIDATE_ROWS;
 		const real *z_i = z + (size_t) i * dz;
 		const real *half_i = half_gradient + (size_t) i * ld;
-		real	   *z_gradient_i = z_gradient + (size_t) i * dz;
 
 		blas_multiply_add(true, false, weight->rows, dz, rows, 1, half_i, ld,
 						  z_i, dz, gradient + c_z, weight->columns);
 		blas_multiply_add(true, false, shape->factor_size, dz, rows, 1,
 						  half_i + first, ld, z_i, dz, gradient + p, dz);
+		if (!z_gradient)
+			continue;
 		blas_multiply_add(false, false, rows, dz, weight->rows, 1, half_i, ld,
 						  network->parameters + c_z, weight->columns,
-						  z_gradient_i, dz);
+						  z_gradient + (size_t) i * dz, dz);
 		blas_multiply_add(false, false, rows, dz, shape->factor_size, 1,
 						  half_i + first, ld, network->parameters + p, dz,
-						  z_gradient_i, dz);
+						  z_gradient + (size_t) i * dz, dz);
 	}
+}
+
+void
+gradient_add(size_t n, const real *gradient, real *sum)
+{
+	for (size_t i = 0; i < n; i++)
+		sum[i] += gradient[i];
 }

@@ -60,10 +60,14 @@ extern TaskLoss gradient_task(const Network *network, const OuterLoss *outer,
 
 /*
  * Adds the gradient of C_z and P given the gradient of n rows'
- * candidate halves and their z (n x dz); fills in z_gradient (n x dz).
+ * candidate halves and their z (n x dz); fills in z_gradient (n x dz) unless
+ * it is NULL.
  */
 extern void gradient_candidate(const Network *network, int n, const real *z,
 							   const real *half_gradient, real *gradient,
 							   real *z_gradient);
+
+/* Adds one sum of gradients, of n numbers, to another. */
+extern void gradient_add(size_t n, const real *gradient, real *sum);
 
 #endif							/* MATH_GRADIENT_H */

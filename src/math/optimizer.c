@@ -29,6 +29,24 @@ optimizer_rate(const Optimizer *optimizer)
 		share_at(optimizer->step, optimizer->steps);
 }
 
+/* Of gradients; in so many sums that they fit the processor's registers. */
+static double
+sum_of_squares(size_t n, const real *x)
+{
+	double		part[8] = {0};
+	double		sum = 0;
+	size_t		i = 0;
+
+	for (; i + 8 <= n; i += 8)
+		for (int j = 0; j < 8; j++)
+			part[j] += (double) x[i + j] * x[i + j];
+	for (; i < n; i++)
+		sum += (double) x[i] * x[i];
+	for (int j = 0; j < 8; j++)
+		sum += part[j];
+	return sum;
+}
+
 double
 optimizer_step(Optimizer *optimizer, int groups, ParameterGroup *group)
 {
@@ -41,8 +59,7 @@ optimizer_step(Optimizer *optimizer, int groups, ParameterGroup *group)
 	double		root_correction;
 
 	for (int g = 0; g < groups; g++)
-		for (size_t i = 0; i < group[g].n; i++)
-			square += (double) group[g].gradient[i] * group[g].gradient[i];
+		square += sum_of_squares(group[g].n, group[g].gradient);
 	norm = sqrt(square);
 	if (!isfinite(norm))
 		return norm;
@@ -77,4 +94,20 @@ optimizer_step(Optimizer *optimizer, int groups, ParameterGroup *group)
 		memset(p->gradient, 0, p->n * sizeof(real));
 	}
 	return norm;
+}
+
+void
+optimizer_average(const Optimizer *optimizer, int64_t horizon, int groups,
+				  ParameterGroup *group)
+{
+	real		share = 1.0 / (optimizer->step < horizon ? optimizer->step :
+							   horizon);
+
+	for (int g = 0; g < groups; g++)
+	{
+		ParameterGroup *p = &group[g];
+
+		for (size_t i = 0; i < p->n; i++)
+			p->average[i] += share * (p->value[i] - p->average[i]);
+	}
 }

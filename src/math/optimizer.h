@@ -20,6 +20,7 @@ typedef struct ParameterGroup
 	real	   *gradient;		/* zeroed by a step */
 	real	   *mean;			/* first moment; begins at zero */
 	real	   *square;			/* second moment; begins at zero */
+	real	   *average;		/* see optimizer_average; may else be NULL */
 	double		total_decay;	/* sum over the run of rate x decay */
 } ParameterGroup;
 
@@ -40,5 +41,14 @@ extern double optimizer_rate(const Optimizer *optimizer);
  */
 extern double optimizer_step(Optimizer *optimizer, int groups,
 							 ParameterGroup *group);
+
+/*
+ * After a step: moves each group's average towards the values that the step has
+ * left.  So many steps are its horizon: what the last few batches had in
+ * particular averages out (Polyak and Juditsky, Acceleration of Stochastic
+ * Approximation by Averaging, 1992).
+ */
+extern void optimizer_average(const Optimizer *optimizer, int64_t horizon,
+							  int groups, ParameterGroup *group);
 
 #endif							/* MATH_OPTIMIZER_H */

@@ -482,15 +482,37 @@ EncoderLayout(Encoder *encoder)
 			feature->width = feature->size;
 		encoder->width += feature->width;
 	}
+	for (int f = encoder->count - 1; f >= 0; f--)
+	{
+		Feature    *feature = &encoder->features[f];
+
+		feature->plain = 0;
+		if (feature->kind == FEATURE_NUMERIC && !feature->missing_flag)
+			feature->plain = 1 +
+				(f + 1 < encoder->count ? feature[1].plain : 0);
+	}
 }
 
 float
 Encode(const Encoder *encoder, const FeatureCode *codes, float *encoding)
 {
 	float		offset = 0;
+	int			f = 0;
 
-	for (int f = 0; f < encoder->count; f++)
-		offset += EncodeCode(&encoder->features[f], codes[f], encoding);
+	while (f < encoder->count)
+	{
+		const Feature *feature = &encoder->features[f];
+		float	   *at = encoding + feature->at;
+
+		if (feature->plain == 0)
+		{
+			offset += EncodeCode(feature, codes[f++], encoding);
+			continue;
+		}
+		for (int i = 0; i < feature->plain; i++)
+			at[i] = isnan(codes[f + i].number) ? 0 : codes[f + i].number;
+		f += feature->plain;
+	}
 	return offset;
 }
 

@@ -83,6 +83,8 @@ typedef struct Feature
 
 	int			at;				/* where in the encoding it begins */
 	int			width;			/* numbers there */
+	int			plain;			/* features from this one on that are but a
+								 * number each */
 } Feature;
 
 typedef struct Encoder
@@ -170,7 +172,7 @@ EncodeColumn(ColumnReader *reader, const Feature *feature, Datum datum,
 					  encoding);
 }
 
-/* Places the features one after the other: at, width, encoder->width. */
+/* Places the features one after the other: at, width, plain, encoder->width. */
 extern void EncoderLayout(Encoder *encoder);
 
 /*

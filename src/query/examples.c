@@ -58,7 +58,7 @@ ExampleStoreCreate(int features, int meta_features)
 	store->context = CurrentMemoryContext;
 	store->features = features;
 	store->meta_features = meta_features;
-	store->row_size = sizeof(Interaction) + features * sizeof(FeatureCode);
+	store->row_size = ExampleRowSize(features);
 	store->room = 1024;
 	store->entities = palloc(store->room * sizeof(StoredEntity));
 	store->most = (Size) maintenance_work_mem * 1024;

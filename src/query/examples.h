@@ -39,6 +39,13 @@ typedef struct Examples
 	Size		row_size;
 } Examples;
 
+/* Bytes from a row of so many features to the next. */
+static inline Size
+ExampleRowSize(int features)
+{
+	return sizeof(Interaction) + features * sizeof(FeatureCode);
+}
+
 static inline const Interaction *
 ExampleRow(const Examples *examples, int i)
 {

@@ -10,13 +10,11 @@
 #include <math.h>
 
 #include "lib/stringinfo.h"
-#include "math/gradient.h"
-#include "math/maml.h"
 #include "math/metrics.h"
 #include "math/optimizer.h"
 #include "miscadmin.h"
 #include "query/learner.h"
-#include "query/predictor.h"
+#include "query/training_workers.h"
 #include "storage/shmem.h"
 #include "utils/float.h"
 #include "utils/memutils.h"
@@ -53,8 +51,11 @@
 /* Epochs whose AUC or loss differ by a smaller share than this are alike. */
 #define NOISE 0.002
 
-/* Rows of tasks whose gradients are taken together. */
-#define TILE_ROWS 256
+/*
+ * Products that a run must take before workers are worth their start: about a
+ * tenth of a second.
+ */
+#define FEWEST_SHARED_PRODUCTS 4e9
 
 /* Streams of random numbers that are no entity's. */
 #define STREAM_PARAMETERS UINT64_C(0xffffffff00000000)
@@ -66,32 +67,6 @@ typedef struct TableGradient
 	float	   *vectors;		/* VocabularyRows x size */
 	float	   *wide;			/* VocabularyRows, or NULL */
 } TableGradient;
-
-/* Entities that share an optimizer step, in the form that math/ reads. */
-typedef struct Batch
-{
-	int			room;			/* rows that the arrays hold */
-	FeatureCode *codes;			/* features */
-	float	   *z;
-	float	   *z_gradient;
-	float	   *half;
-	float	   *half_gradient;
-	float	   *offset;
-	float	   *offset_gradient;
-	float	   *label;
-	float	   *weight;
-	bool	   *same_time;
-	int			rows;
-
-	Task	   *tasks;			/* batch_tasks, and so the rest */
-	int		   *first;			/* row of each */
-	FeatureCode *meta_codes;	/* x meta features */
-	float	   *x;
-	float	   *x_gradient;
-	int			count;
-	float	   *memory;			/* of gradient_task, adapt and validation */
-	Size		memory_size;
-} Batch;
 
 struct Learner
 {
@@ -112,11 +87,12 @@ struct Learner
 	TableGradient *entity_tables;
 	int			groups;
 	ParameterGroup *group;
-	float	  **average;		/* of each group's values over the last epoch */
-	float	  **kept;			/* of the epoch to keep, or NULL: of the last */
+	float	  **kept;			/* groups' averages of the epoch to keep, or
+								 * NULL: of the last */
 	Optimizer	optimizer;
-	Batch		batch;
-	Predictor	predictor;
+
+	BatchPlan	plan;
+	TrainingWorkers *workers;	/* between LearnerBegin and LearnerEnd */
 };
 
 static void
@@ -130,6 +106,7 @@ AddGroup(Learner *learner, float *value, float *gradient, Size count,
 	group->gradient = gradient;
 	group->mean = ZeroNumbers(count);
 	group->square = ZeroNumbers(count);
+	group->average = ZeroNumbers(count);
 	group->total_decay = Min(total_decay,
 							 MOST_DECAY * learner->optimizer.learning_rate *
 							 learner->optimizer.steps / 2);
@@ -253,13 +230,44 @@ PrepareBatches(Learner *learner)
 	return learner->parts * entities;
 }
 
+/* Whether an encoder has vectors that learn. */
+static bool
+LearnsVectors(const Encoder *encoder)
+{
+	for (int f = 0; f < encoder->count; f++)
+		if (encoder->features[f].kind == FEATURE_CATEGORY &&
+			!encoder->features[f].inert)
+			return true;
+	return false;
+}
+
+/* What gradients all batches want. */
+static void
+PlanBatches(Learner *learner)
+{
+	TrainedNetwork *trained = learner->trained;
+	const ModelOptions *options = learner->options;
+
+	learner->plan = (BatchPlan)
+	{
+		.trained = trained,
+		.outer.order = options->order,
+		/* where nobody adapts the loss at phi_0 is all there is */
+		.outer.prior_loss = trained->shape.steps > 0 ? options->prior_loss : 0,
+		.features = learner->rows->interaction.count,
+		.most_tasks = learner->batch_tasks,
+		.most_shares = BatchMostShares(&trained->shape, learner->batch_tasks),
+		.x_gradient = LearnsVectors(&trained->entity),
+		.z_gradient = LearnsVectors(&trained->interaction)
+	};
+}
+
 /* Room for the network's parameters, and the optimizer's groups. */
 static void
 PrepareLearning(Learner *learner)
 {
 	TrainedNetwork *trained = learner->trained;
 	const ModelOptions *options = learner->options;
-	Batch	   *batch = &learner->batch;
 	Size		count;
 	Size		rates_at;
 	int			tasks;
@@ -289,25 +297,11 @@ PrepareLearning(Learner *learner)
 	}
 	learner->interaction_tables = AddTables(learner, &trained->interaction);
 	learner->entity_tables = AddTables(learner, &trained->entity);
-	learner->average = palloc(sizeof(float *) * learner->groups);
-	for (int g = 0; g < learner->groups; g++)
-		learner->average[g] = ZeroNumbers(learner->group[g].n);
 	learner->order = palloc_extended(mul_size(tasks, sizeof(int)),
 									 MCXT_ALLOC_HUGE);
 	for (int t = 0; t < tasks; t++)
 		learner->order[t] = t;
-	PredictorInit(&learner->predictor, trained);
-
-	batch->first = palloc_extended(mul_size(learner->batch_tasks,
-											sizeof(int)), MCXT_ALLOC_HUGE);
-	batch->tasks = palloc_extended(mul_size(learner->batch_tasks,
-											sizeof(Task)), MCXT_ALLOC_HUGE);
-	batch->meta_codes = (FeatureCode *)
-		ZeroNumbers(mul_size(learner->batch_tasks, trained->entity.count));
-	batch->x = ZeroNumbers(mul_size(learner->batch_tasks,
-									trained->entity.width));
-	batch->x_gradient = ZeroNumbers(mul_size(learner->batch_tasks,
-											 trained->entity.width));
+	PlanBatches(learner);
 }
 
 /*
@@ -395,92 +389,46 @@ Repack(Learner *learner)
 	TrainedNetworkRepack(trained);
 }
 
+/* Adds a row as it is, but for categories that drop out. */
 static void
-ReserveRows(Learner *learner, int rows)
+AddRow(Learner *learner, Batch *batch, const Examples *examples, int i,
+	   Random *dropout)
 {
-	Batch	   *batch = &learner->batch;
-	const NetworkShape *shape = &learner->trained->shape;
-	Size		z = learner->trained->interaction.width;
-	Size		half = network_half_size(shape);
-
-	if (rows <= batch->room)
-		return;
-	if (batch->room > 0)
-	{
-		pfree(batch->codes);
-		pfree(batch->z);
-		pfree(batch->z_gradient);
-		pfree(batch->half);
-		pfree(batch->half_gradient);
-		pfree(batch->offset);
-		pfree(batch->offset_gradient);
-		pfree(batch->label);
-		pfree(batch->weight);
-		pfree(batch->same_time);
-	}
-	batch->room = rows;
-	batch->codes = (FeatureCode *)
-		ZeroNumbers(mul_size(rows, learner->trained->interaction.count));
-	batch->z = ZeroNumbers(mul_size(rows, z));
-	batch->z_gradient = ZeroNumbers(mul_size(rows, z));
-	batch->half = ZeroNumbers(mul_size(rows, half));
-	batch->half_gradient = ZeroNumbers(mul_size(rows, half));
-	batch->offset = ZeroNumbers(rows);
-	batch->offset_gradient = ZeroNumbers(rows);
-	batch->label = ZeroNumbers(rows);
-	batch->weight = ZeroNumbers(rows);
-	batch->same_time = palloc_extended(rows, MCXT_ALLOC_HUGE);
-}
-
-static void
-ReserveMemory(Batch *batch, Size numbers)
-{
-	if (numbers <= batch->memory_size)
-		return;
-	if (batch->memory)
-		pfree(batch->memory);
-	batch->memory = ZeroNumbers(numbers);
-	batch->memory_size = numbers;
-}
-
-/* Adds a row to the batch's arrays; its half is computed with all others'. */
-static void
-AddRow(Learner *learner, const Examples *examples, int i, Random *dropout)
-{
-	Batch	   *batch = &learner->batch;
 	const Encoder *encoder = &learner->trained->interaction;
-	int			r = batch->rows++;
-	FeatureCode *codes = batch->codes + (Size) r * encoder->count;
+	Size		size = examples->row_size;
+	char	   *row = batch->row + size * batch->head->rows++;
+	FeatureCode *codes = (FeatureCode *) (row + sizeof(Interaction));
 
-	memcpy(codes, ExampleCodes(examples, i),
-		   encoder->count * sizeof(FeatureCode));
-	if (dropout && learner->options->category_dropout > 0)
-		for (int f = 0; f < encoder->count; f++)
-		{
-			const Vocabulary *v = &encoder->features[f].vocabulary;
+	memcpy(row, ExampleRow(examples, i), size);
+	if (dropout == NULL || learner->options->category_dropout == 0)
+		return;
+	for (int f = 0; f < encoder->count; f++)
+	{
+		const Vocabulary *v = &encoder->features[f].vocabulary;
 
-			if (encoder->features[f].kind == FEATURE_CATEGORY &&
-				random_uniform(dropout) < learner->options->category_dropout)
-				codes[f].row = 1 + v->count + random_below(dropout, v->outside);
-		}
-	batch->offset[r] = Encode(encoder, codes,
-							  batch->z + (Size) r * encoder->width);
-	batch->label[r] = ExampleRow(examples, i)->label;
-	batch->weight[r] = ExampleRow(examples, i)->weight;
-	batch->same_time[r] = ExampleRow(examples, i)->same_time;
+		if (encoder->features[f].kind == FEATURE_CATEGORY &&
+			random_uniform(dropout) < learner->options->category_dropout)
+			codes[f].row = 1 + v->count + random_below(dropout, v->outside);
+	}
 }
 
-static Rows
-RowsOf(const Batch *batch, int first, int n, Size half)
+/*
+ * Begins a task of an entity, whose rows follow by AddRow; the task's numbers
+ * of rows are the caller's.
+ */
+static BatchTask *
+BeginTask(Learner *learner, Batch *batch, int entity, const FeatureCode *meta)
 {
-	return (Rows)
-	{
-		.n = n,
-		.half = batch->half + first * half,
-		.label = batch->label + first,
-		.weight = batch->weight + first,
-		.offset = batch->offset + first
-	};
+	int			count = learner->trained->entity.count;
+	int			t = batch->head->tasks++;
+	BatchTask  *task = &batch->task[t];
+
+	if (count > 0)
+		memcpy(batch->meta + (Size) t * count, meta,
+			   count * sizeof(FeatureCode));
+	task->entity = entity;
+	task->first = batch->head->rows;
+	return task;
 }
 
 /*
@@ -542,23 +490,16 @@ TaskRandom(const Learner *learner, int e)
  * with.
  */
 static void
-AddTask(Learner *learner, int number)
+AddTask(Learner *learner, Batch *batch, int number)
 {
-	Batch	   *batch = &learner->batch;
 	const ModelOptions *options = learner->options;
-	const Encoder *encoder = &learner->trained->entity;
-	Size		half = network_half_size(&learner->trained->shape);
 	int			e = number / learner->parts;
 	Examples	examples = ExampleStoreRead(learner->rows->store, e);
 	int			rows[MOST_ENTITY_ROWS];
 	bool		is_support[MOST_ENTITY_ROWS];
-	FeatureCode *codes = batch->meta_codes +
-		(Size) batch->count * encoder->count;
-	Task	   *task = &batch->tasks[batch->count];
-	int			first = batch->rows;
+	BatchTask  *task;
 	int			support = 0;
 	int			passed = 0;
-	int			query;
 	int			n;
 	Random		random = TaskRandom(learner, e);
 
@@ -571,29 +512,18 @@ AddTask(Learner *learner, int number)
 		return;
 
 	/* of the support rows only the newest adapt, as when serving */
+	task = BeginTask(learner, batch, e, examples.meta);
 	for (int i = 0; i < n; i++)
 		if (is_support[i] && ++passed > support - options->support_rows)
-			AddRow(learner, &examples, rows[i], &random);
-	support = batch->rows - first;
+			AddRow(learner, batch, &examples, rows[i], &random);
+	task->support = batch->head->rows - task->first;
 	for (int i = 0; i < n; i++)
 		if (!is_support[i])
-			AddRow(learner, &examples, rows[i], &random);
-	query = batch->rows - first - support;
-
-	memcpy(codes, examples.meta, encoder->count * sizeof(FeatureCode));
-	batch->first[batch->count] = first;
-	memset(task, 0, sizeof(*task));
-	task->x = batch->x + (Size) batch->count * encoder->width;
-	Encode(encoder, codes, batch->x + (Size) batch->count * encoder->width);
-	task->support = RowsOf(batch, first, support, half);
-	task->query = RowsOf(batch, first + support, query, half);
-	task->x_gradient = batch->x_gradient + (Size) batch->count * encoder->width;
-	task->support_half_gradient = batch->half_gradient + first * half;
-	task->query_half_gradient = batch->half_gradient +
-		(first + support) * half;
-	task->support_offset_gradient = batch->offset_gradient + first;
-	task->query_offset_gradient = batch->offset_gradient + first + support;
-	batch->count++;
+		{
+			AddRow(learner, batch, &examples, rows[i], &random);
+			batch->head->weight += ExampleRow(&examples, rows[i])->weight;
+		}
+	task->query = batch->head->rows - task->first - task->support;
 }
 
 /* Hands the gradient of encodings on to the tables they were made of. */
@@ -616,32 +546,26 @@ ScatterGradient(const Encoder *encoder, const TableGradient *tables,
 	}
 }
 
+/* Errors where a task has diverged: the batch's first, whoever found it. */
 static void
-DivergedError(Learner *learner, int entity, int step)
+CheckShares(Learner *learner, const Batch *batch)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-			 errmsg("the inner loop diverged for %s at step %d",
-					TrainingRowsEntity(learner->rows, entity), step),
-			 errhint("Lower the option \"inner_rate\".")));
-}
-
-/*
- * Moves the averages towards the values that a step has left.  Their horizon
- * is an epoch: what the last few batches had in particular averages out.
- */
-static void
-UpdateAverage(Learner *learner)
-{
-	float		share = 1.0 / Min(learner->optimizer.step, learner->batches);
-
-	for (int g = 0; g < learner->groups; g++)
+	for (int s = 0; s < batch->head->shares; s++)
 	{
-		const float *value = learner->group[g].value;
-		float	   *average = learner->average[g];
+		const BatchShare *share = &batch->share[s];
+		int			step = share->diverged_at;
+		int			entity = batch->task[share->diverged].entity;
 
-		for (Size i = 0; i < learner->group[g].n; i++)
-			average[i] += share * (value[i] - average[i]);
+		if (step == 0)
+			continue;
+
+		/* to name the entity is a query, which may be of any kind */
+		LearnerEnd(learner);
+		ereport(ERROR,
+				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+				 errmsg("the inner loop diverged for %s at step %d",
+						TrainingRowsEntity(learner->rows, entity), step),
+				 errhint("Lower the option \"inner_rate\".")));
 	}
 }
 
@@ -652,7 +576,7 @@ SwapAverage(Learner *learner)
 	for (int g = 0; g < learner->groups; g++)
 	{
 		float	   *value = learner->group[g].value;
-		float	   *average = learner->average[g];
+		float	   *average = learner->group[g].average;
 
 		for (Size i = 0; i < learner->group[g].n; i++)
 		{
@@ -665,102 +589,15 @@ SwapAverage(Learner *learner)
 	Repack(learner);
 }
 
-/*
- * The gradients of a batch whose meta blocks adapt, a few tasks at a time: what
- * one step of that leaves for the next stays in the processor's cache.
- */
 static void
-MetaBlockGradients(Learner *learner, const OuterLoss *outer,
-				   const int *entity_of, MeanLoss *train_loss)
+CheckBatchRows(int64 rows, int entities)
 {
-	Batch	   *batch = &learner->batch;
-	const Network *network = &learner->trained->network;
-	const NetworkShape *shape = &network->shape;
-	Size		width = learner->trained->interaction.width;
-	Size		half = network_half_size(shape);
-	Size		row = 0;
-
-	for (int first = 0, end = 0; first < batch->count; first = end)
-	{
-		int			rows = 0;
-
-		for (; end < batch->count && rows < TILE_ROWS; end++)
-			rows += batch->tasks[end].support.n + batch->tasks[end].query.n;
-		network_candidate_half(network, rows, batch->z + row * width, width,
-							   batch->half + row * half);
-		for (int t = first; t < end; t++)
-		{
-			Task	   *task = &batch->tasks[t];
-			TaskLoss	loss;
-
-			CHECK_FOR_INTERRUPTS();
-			ReserveMemory(batch, gradient_size(shape, task->support.n,
-											   task->query.n));
-			loss = gradient_task(network, outer, task, batch->memory,
-								 learner->gradient);
-			if (loss.diverged_at)
-				DivergedError(learner, entity_of[t], loss.diverged_at);
-			train_loss->sum += loss.query;
-		}
-		gradient_candidate(network, rows, batch->z + row * width,
-						   batch->half_gradient + row * half,
-						   learner->gradient,
-						   batch->z_gradient + row * width);
-		row += rows;
-	}
-}
-
-/* Rows of a task as maml.h wants them. */
-static MamlRows
-MamlRowsOf(const Learner *learner, int first, int n)
-{
-	const Batch *batch = &learner->batch;
-	Size		width = learner->trained->interaction.width;
-
-	return (MamlRows)
-	{
-		.n = n,
-		.z = batch->z + first * width,
-		.label = batch->label + first,
-		.weight = batch->weight + first,
-		.offset = batch->offset + first,
-		.z_gradient = batch->z_gradient + first * width,
-		.offset_gradient = batch->offset_gradient + first
-	};
-}
-
-/* The gradients of a batch whose networks adapt, more of them than that. */
-static void
-NetworkGradients(Learner *learner, const OuterLoss *outer,
-				 const int *entity_of, MeanLoss *train_loss)
-{
-	Batch	   *batch = &learner->batch;
-	const TrainedNetwork *trained = learner->trained;
-	MamlPart	part = trained->personalization == PERSONALIZATION_HEAD ?
-		MAML_HEAD : MAML_FULL;
-
-	for (int t = 0; t < batch->count; t++)
-	{
-		const Task *task = &batch->tasks[t];
-		int			first = batch->first[t];
-		MamlTask	maml = {
-			.x = task->x,
-			.support = MamlRowsOf(learner, first, task->support.n),
-			.query = MamlRowsOf(learner, first + task->support.n,
-								task->query.n),
-			.x_gradient = task->x_gradient
-		};
-		TaskLoss	loss;
-
-		CHECK_FOR_INTERRUPTS();
-		ReserveMemory(batch, maml_size(&trained->shape, part, maml.support.n,
-									   maml.query.n));
-		loss = maml_task(&trained->network, part, outer, &maml, batch->memory,
-						 learner->gradient);
-		if (loss.diverged_at)
-			DivergedError(learner, entity_of[t], loss.diverged_at);
-		train_loss->sum += loss.query;
-	}
+	if (rows > PG_INT32_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("a batch of %d entities has more than %d rows",
+						entities, PG_INT32_MAX),
+				 errhint("Lower the option \"batch_entities\".")));
 }
 
 /* How many rows parts of entities have. */
@@ -779,71 +616,52 @@ BatchRows(Learner *learner, const int *parts, int count)
 						 ExampleStoreParts(learner->rows->store, e).training,
 						 &random, taken);
 	}
-	if (rows > PG_INT32_MAX)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("a batch of %d entities has more than %d rows",
-						count / learner->parts, PG_INT32_MAX),
-				 errhint("Lower the option \"batch_entities\".")));
+	CheckBatchRows(rows, count / learner->parts);
 	return (int) rows;
 }
 
-/* One batch of `count` parts of entities; adds to the epoch's loss. */
+/* Adds up what the shares of a batch have computed. */
 static void
-TrainBatch(Learner *learner, const int *parts, int count,
-		   MeanLoss *train_loss)
+GatherGradients(Learner *learner, const Batch *batch, MeanLoss *train_loss)
 {
-	Batch	   *batch = &learner->batch;
-	TrainedNetwork *trained = learner->trained;
-	const NetworkShape *shape = &trained->shape;
-	OuterLoss	outer = {
-		.order = learner->options->order,
-		/* nobody adapts: the loss at phi_0 is all there is */
-		.prior_loss = shape->steps > 0 ? learner->options->prior_loss : 0
-	};
-	double		weight = 0;
-	int		   *entity_of = palloc(sizeof(int) * count);
+	const TrainedNetwork *trained = learner->trained;
+	const Encoder *interaction = &trained->interaction;
+	const Encoder *entity = &trained->entity;
+	Size		count = network_parameter_count(&trained->shape);
 
-	ReserveRows(learner, BatchRows(learner, parts, count));
-	batch->rows = 0;
-	batch->count = 0;
-	for (int i = 0; i < count; i++)
+	for (int s = 0; s < batch->head->shares; s++)
 	{
-		int			before = batch->count;
-
-		AddTask(learner, parts[i]);
-		if (batch->count > before)
-			entity_of[before] = parts[i] / learner->parts;
+		gradient_add(count, batch->gradient + s * count, learner->gradient);
+		train_loss->sum += batch->share[s].loss;
 	}
-	memset(batch->x_gradient, 0,
-		   sizeof(float) * (Size) batch->count * trained->entity.width);
-	for (int t = 0; t < batch->count; t++)
-		for (int i = 0; i < batch->tasks[t].query.n; i++)
-			weight += batch->tasks[t].query.weight[i];
-	if (weight <= 0)
+	for (int t = 0; t < batch->head->tasks; t++)
 	{
-		pfree(entity_of);
-		return;
-	}
-	outer.scale = 1 / weight;
-	train_loss->weight += weight;
-	if (KEEPS_NETWORKS(learner->options->personalization))
-		NetworkGradients(learner, &outer, entity_of, train_loss);
-	else
-		MetaBlockGradients(learner, &outer, entity_of, train_loss);
+		Examples	examples = BatchExamples(&learner->plan, batch, t);
 
-	for (int r = 0; r < batch->rows; r++)
-		ScatterGradient(&trained->interaction, learner->interaction_tables,
-						batch->codes + (Size) r * trained->interaction.count,
-						batch->z_gradient + (Size) r * trained->interaction.width,
-						batch->offset_gradient[r]);
-	for (int t = 0; t < batch->count; t++)
-		ScatterGradient(&trained->entity, learner->entity_tables,
-						batch->meta_codes + (Size) t * trained->entity.count,
-						batch->x_gradient + (Size) t * trained->entity.width,
-						0);
+		for (int i = 0; batch->z_gradient && i < examples.parts.rows; i++)
+		{
+			Size		r = batch->task[t].first + i;
+
+			ScatterGradient(interaction, learner->interaction_tables,
+							ExampleCodes(&examples, i),
+							batch->z_gradient + r * interaction->width,
+							batch->offset_gradient[r]);
+		}
+		if (batch->x_gradient)
+			ScatterGradient(entity, learner->entity_tables, examples.meta,
+							batch->x_gradient + (Size) t * entity->width, 0);
+	}
+}
+
+/* Moves what is learned against its gradient. */
+static void
+Step(Learner *learner)
+{
+	const TrainedNetwork *trained = learner->trained;
+	int			meta_layers = trained->shape.meta_layers;
+
 	if (learner->rate_logs)
-		for (int l = 0; l < shape->meta_layers; l++)
+		for (int l = 0; l < meta_layers; l++)
 			learner->rate_gradient[l] *= trained->network.inner_rate[l];
 
 	if (!isfinite(optimizer_step(&learner->optimizer, learner->groups,
@@ -853,15 +671,127 @@ TrainBatch(Learner *learner, const int *parts, int count,
 				 errmsg("training diverged in epoch %d: the gradient is not finite",
 						learner->epoch),
 				 errhint("Lower the option \"learning_rate\" or \"inner_rate\".")));
-
-	UpdateAverage(learner);
+	optimizer_average(&learner->optimizer, learner->batches, learner->groups,
+					  learner->group);
 
 	/* rates that are not learned have a gradient all the same */
 	if (!learner->rate_logs)
 		memset(learner->gradient + learner->group[0].n, 0,
-			   sizeof(float) * shape->meta_layers);
+			   sizeof(float) * meta_layers);
 	Repack(learner);
-	pfree(entity_of);
+}
+
+/* One batch of `count` parts of entities; adds to the epoch's loss. */
+static void
+TrainBatch(Learner *learner, const int *parts, int count,
+		   MeanLoss *train_loss)
+{
+	Batch	   *batch = TrainingWorkersBatch(learner->workers,
+											 BatchRows(learner, parts, count));
+
+	for (int i = 0; i < count; i++)
+		AddTask(learner, batch, parts[i]);
+	if (batch->head->weight <= 0)
+		return;
+	train_loss->weight += batch->head->weight;
+	TrainingWorkersRun(learner->workers, BATCH_GRADIENTS);
+	CheckShares(learner, batch);
+	GatherGradients(learner, batch, train_loss);
+	Step(learner);
+}
+
+/* What an entity's validation takes: rows to adapt on, and rows to score. */
+static BatchTask
+ValidationTask(Learner *learner, int e)
+{
+	Examples	examples = ExampleStoreRead(learner->rows->store, e);
+	int			first = examples.parts.training;
+	int			older = ExampleOlderRows(&examples, first);
+
+	return (BatchTask)
+	{
+		.entity = e,
+		.first = Max(older - learner->options->support_rows, 0),
+		.support = Min(older, learner->options->support_rows),
+		.query = examples.parts.learnable - first
+	};
+}
+
+/* The same as a task of a batch. */
+static void
+AddValidation(Learner *learner, Batch *batch, int e)
+{
+	BatchTask	wanted = ValidationTask(learner, e);
+	Examples	examples = ExampleStoreRead(learner->rows->store, e);
+	BatchTask  *task;
+
+	if (wanted.query == 0)
+		return;
+	task = BeginTask(learner, batch, e, examples.meta);
+	task->support = wanted.support;
+	task->query = wanted.query;
+	for (int i = 0; i < wanted.support; i++)
+		AddRow(learner, batch, &examples, wanted.first + i, NULL);
+	for (int i = 0; i < wanted.query; i++)
+		AddRow(learner, batch, &examples, examples.parts.training + i, NULL);
+}
+
+/* What has been scored, in the order of the store. */
+typedef struct Validation
+{
+	Scored	   *adapted;
+	Scored	   *prior;
+	Size		count;
+	MeanLoss	loss;
+} Validation;
+
+static void
+GatherScores(Learner *learner, const Batch *batch, Validation *validation)
+{
+	for (int t = 0; t < batch->head->tasks; t++)
+	{
+		const BatchTask *task = &batch->task[t];
+		Examples	examples = BatchExamples(&learner->plan, batch, t);
+
+		for (int i = task->support; i < task->support + task->query; i++)
+		{
+			const Interaction *row = ExampleRow(&examples, i);
+			float		score = batch->score[task->first + i];
+
+			validation->adapted[validation->count] = (Scored)
+			{
+				score, row->label
+			};
+			validation->prior[validation->count++] = (Scored)
+			{
+				batch->prior[task->first + i], row->label
+			};
+			mean_loss_add(&validation->loss, learner->trained->shape.loss,
+						  score, row->label, row->weight);
+		}
+	}
+}
+
+/* Scores what validates of entities first ... end - 1. */
+static void
+ValidateBatch(Learner *learner, int first, int end, Validation *validation)
+{
+	int64		rows = 0;
+	Batch	   *batch;
+
+	for (int e = first; e < end; e++)
+	{
+		BatchTask	task = ValidationTask(learner, e);
+
+		rows += task.support + task.query;
+	}
+	CheckBatchRows(rows, end - first);
+	batch = TrainingWorkersBatch(learner->workers, (int) rows);
+	for (int e = first; e < end; e++)
+		AddValidation(learner, batch, e);
+	TrainingWorkersRun(learner->workers, BATCH_SCORES);
+	CheckShares(learner, batch);
+	GatherScores(learner, batch, validation);
 }
 
 /*
@@ -872,59 +802,25 @@ static void
 Validate(Learner *learner, EpochRecord *record)
 {
 	ExampleStore *store = learner->rows->store;
-	Predictor  *predictor = &learner->predictor;
-	Loss		kind = learner->trained->shape.loss;
 	Size		rows = ExampleStoreValidationRows(store);
-	Scored	   *adapted;
-	Scored	   *prior;
-	float	   *scores;
-	Size		scored = 0;
-	Size		most = 0;
-	MeanLoss	loss = {0};
+	int			entities = ExampleStoreEntities(store);
+	Validation	validation = {0};
 
 	if (rows == 0)
 		return;
-	for (int e = 0; e < ExampleStoreEntities(store); e++)
-	{
-		ExampleParts parts = ExampleStoreParts(store, e);
-
-		most = Max(most, (Size) (parts.learnable - parts.training));
-	}
-	adapted = palloc_extended(mul_size(rows, sizeof(Scored)),
-							  MCXT_ALLOC_HUGE);
-	prior = palloc_extended(mul_size(rows, sizeof(Scored)), MCXT_ALLOC_HUGE);
-	scores = ZeroNumbers(2 * most);
-	for (int e = 0; e < ExampleStoreEntities(store); e++)
-	{
-		Examples	examples = ExampleStoreRead(store, e);
-		int			first = examples.parts.training;
-		int			n = examples.parts.learnable - first;
-		int			diverged_at;
-
-		if (n == 0)
-			continue;
-		CHECK_FOR_INTERRUPTS();
-		PredictorEntity(predictor, examples.meta);
-		diverged_at = PredictorAdapt(predictor, &examples,
-									 ExampleOlderRows(&examples, first));
-		if (diverged_at)
-			DivergedError(learner, e, diverged_at);
-		PredictorScore(predictor, &examples, first, n, scores, scores + most);
-		for (int i = 0; i < n; i++)
-		{
-			const Interaction *row = ExampleRow(&examples, first + i);
-
-			adapted[scored] = (Scored) {scores[i], row->label};
-			prior[scored++] = (Scored) {scores[most + i], row->label};
-			mean_loss_add(&loss, kind, scores[i], row->label, row->weight);
-		}
-	}
-	record->validation_loss = mean_loss(&loss);
-	record->validation_auc = metric_auc(scored, adapted);
-	record->baseline_auc = metric_auc(scored, prior);
-	pfree(adapted);
-	pfree(prior);
-	pfree(scores);
+	validation.adapted = palloc_extended(mul_size(rows, sizeof(Scored)),
+										 MCXT_ALLOC_HUGE);
+	validation.prior = palloc_extended(mul_size(rows, sizeof(Scored)),
+									   MCXT_ALLOC_HUGE);
+	for (int first = 0; first < entities; first += learner->options->batch_entities)
+		ValidateBatch(learner, first,
+					  Min(first + learner->options->batch_entities, entities),
+					  &validation);
+	record->validation_loss = mean_loss(&validation.loss);
+	record->validation_auc = metric_auc(validation.count, validation.adapted);
+	record->baseline_auc = metric_auc(validation.count, validation.prior);
+	pfree(validation.adapted);
+	pfree(validation.prior);
 }
 
 static double
@@ -950,6 +846,24 @@ LearnerCreate(const ModelOptions *options, TrainedNetwork *trained,
 	PrepareLearning(learner);
 	DrawParameters(learner);
 	return learner;
+}
+
+void
+LearnerBegin(Learner *learner, int epochs)
+{
+	const NetworkShape *shape = &learner->trained->shape;
+	double		products = (double) learner->rows->training_rows * epochs *
+		network_parameter_count(shape) * (shape->steps + 1);
+	int			workers = products < FEWEST_SHARED_PRODUCTS ? 0 :
+		Min(max_parallel_maintenance_workers, learner->plan.most_shares - 1);
+
+	learner->workers = TrainingWorkersStart(&learner->plan, workers);
+}
+
+void
+LearnerEnd(Learner *learner)
+{
+	TrainingWorkersEnd(learner->workers);
 }
 
 EpochRecord
@@ -996,7 +910,7 @@ KeepAverage(Learner *learner)
 			learner->kept[g] = ZeroNumbers(learner->group[g].n);
 	}
 	for (int g = 0; g < learner->groups; g++)
-		memcpy(learner->kept[g], learner->average[g],
+		memcpy(learner->kept[g], learner->group[g].average,
 			   sizeof(float) * learner->group[g].n);
 }
 
@@ -1005,7 +919,7 @@ LearnerFinish(Learner *learner)
 {
 	if (learner->kept)
 		for (int g = 0; g < learner->groups; g++)
-			memcpy(learner->average[g], learner->kept[g],
+			memcpy(learner->group[g].average, learner->kept[g],
 				   sizeof(float) * learner->group[g].n);
 	SwapAverage(learner);
 }
@@ -1058,6 +972,7 @@ LearnEpochs(const ModelOptions *options, TrainedNetwork *trained,
 	TimestampTz start = GetCurrentTimestamp();
 	double		best_gain = 0;
 
+	LearnerBegin(learner, options->epochs);
 	for (int epoch = 1; epoch <= options->epochs; epoch++)
 	{
 		EpochRecord *record = &log->records[log->count++];
@@ -1088,6 +1003,7 @@ LearnEpochs(const ModelOptions *options, TrainedNetwork *trained,
 			break;
 	}
 	log->records[log->best].kept = true;
+	LearnerEnd(learner);
 	LearnerFinish(learner);
 }
 
@@ -1098,6 +1014,7 @@ LearnAgain(const ModelOptions *options, TrainedNetwork *trained,
 	Learner    *learner = LearnerCreate(options, trained, rows);
 	TimestampTz start = GetCurrentTimestamp();
 
+	LearnerBegin(learner, epochs);
 	for (int epoch = 1; epoch <= epochs; epoch++)
 	{
 		EpochRecord *record = &log->records[log->count++];
@@ -1107,5 +1024,6 @@ LearnAgain(const ModelOptions *options, TrainedNetwork *trained,
 		if (say)
 			SayEpoch(record, epochs, start);
 	}
+	LearnerEnd(learner);
 	LearnerFinish(learner);
 }

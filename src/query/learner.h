@@ -4,9 +4,8 @@
  *	  Meta-training a network on the rows of a training run.
  *
  * Each epoch reads the example store in an order of its own: per batch of
- * entities it encodes the rows with the vectors as they are, asks math/ for
- * the meta-gradient, hands the rows' part of it on to the vectors, and takes
- * an optimizer step.  What is judged and kept is the mean of the parameters
+ * entities it has the meta-gradient computed, maybe by several processes, hands
+ * the rows' part of it on to the vectors, and takes an optimizer step.  What is judged and kept is the mean of the parameters
  * over an epoch, not where the last batch left them.
  *
  * All of that twice.  At first the newest rows of every entity only validate,
@@ -16,7 +15,8 @@
  * and its network is the one that is kept.
  *
  * Everything random comes from the seed, by a stream of its own per epoch and
- * entity: the same rows and options give the same network, to the bit.
+ * entity: the same rows and options give the same network, to the bit, by
+ * however many processes.
  *
  *-------------------------------------------------------------------------
  */
@@ -51,6 +51,13 @@ typedef struct Learner Learner;
  */
 extern Learner *LearnerCreate(const ModelOptions *options,
 							  TrainedNetwork *trained, TrainingRows *rows);
+
+/*
+ * Readies it for epochs, so many in all, with workers if they are worth it; and
+ * lets these go.  In between training_workers.h says what must not be done.
+ */
+extern void LearnerBegin(Learner *learner, int epochs);
+extern void LearnerEnd(Learner *learner);
 
 /*
  * The next epoch.  With `validate` the means of the parameters are judged on

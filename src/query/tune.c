@@ -304,6 +304,7 @@ LearnOn(Search *search, Trial *trial, int epochs)
 {
 	MemoryContext old = MemoryContextSwitchTo(trial->context);
 
+	LearnerBegin(trial->learner, epochs - trial->epochs);
 	while (trial->epochs < epochs)
 	{
 		EpochRecord record = LearnerEpoch(trial->learner, true);
@@ -316,6 +317,7 @@ LearnOn(Search *search, Trial *trial, int epochs)
 		}
 		trial->seconds += record.seconds;
 	}
+	LearnerEnd(trial->learner);
 	MemoryContextSwitchTo(old);
 }
 

@@ -27,6 +27,7 @@ typedef struct Model
 	real		gradient[GROUPS][COUNT];
 	real		mean[GROUPS][COUNT];
 	real		square[GROUPS][COUNT];
+	real		average[GROUPS][COUNT];
 	ParameterGroup group[GROUPS];
 } Model;
 
@@ -53,6 +54,7 @@ start(Model *model, Plain *plain, Random *random)
 			.gradient = model->gradient[g],
 			.mean = model->mean[g],
 			.square = model->square[g],
+			.average = model->average[g],
 			.total_decay = total_decay[g]
 		};
 	}
@@ -157,7 +159,14 @@ test_total_decay(int steps, double total)
 	real		gradient = 0;
 	real		mean = 0;
 	real		square = 0;
-	ParameterGroup group = {1, &value, &gradient, &mean, &square, total};
+	ParameterGroup group = {
+		.n = 1,
+		.value = &value,
+		.gradient = &gradient,
+		.mean = &mean,
+		.square = &square,
+		.total_decay = total
+	};
 	double		sum = 0;
 
 	for (int t = 0; t < steps; t++)
@@ -170,6 +179,45 @@ test_total_decay(int steps, double total)
 	/* each share is rounded to half a unit of a number under 1 */
 	check(fabs(sum - total) <= steps * REAL_EPSILON / 4 + 1e-9 * total,
 		  "decays of %d steps add up to %.6g of %.6g", steps, sum, total);
+}
+
+/*
+ * The average of constant values is that from the first step on; of others it
+ * is the mean of all as long as they are no more than the horizon, and then
+ * each new one counts its share.
+ */
+static void
+test_average(int horizon)
+{
+	Optimizer	optimizer = {.step = 0};
+	Random		random;
+	Model		model;
+	Plain		plain;
+	double		expected[GROUPS][COUNT] = {0};
+	double		worst = 0;
+
+	random_seed(&random, horizon);
+	start(&model, &plain, &random);
+	memset(model.average, 0, sizeof(model.average));
+	for (optimizer.step = 1; optimizer.step <= 3 * horizon; optimizer.step++)
+	{
+		double		share = 1 / fmin(optimizer.step, horizon);
+
+		for (int g = 0; g < GROUPS; g++)
+			for (int i = 0; i < COUNT; i++)
+			{
+				model.value[g][i] = i == 0 ? 1.5 : random_normal(&random);
+				expected[g][i] = (1 - share) * expected[g][i] +
+					share * model.value[g][i];
+			}
+		optimizer_average(&optimizer, horizon, GROUPS, model.group);
+		for (int g = 0; g < GROUPS; g++)
+			for (int i = 0; i < COUNT; i++)
+				worst = fmax(worst, relative_error(model.average[g][i],
+												   expected[g][i], 0.1));
+	}
+	check(worst < TOLERANCE && fabs(model.average[1][0] - 1.5) < TOLERANCE,
+		  "averages over %d steps: worst relative error %.2g", horizon, worst);
 }
 
 static void
@@ -235,6 +283,8 @@ main(void)
 	test_total_decay(1000, 0.2);
 	test_total_decay(5000, 2.5);
 	test_total_decay(30000, 0.2);
+	test_average(1);
+	test_average(7);
 	test_not_finite(NAN, "a NaN");
 	test_not_finite(INFINITY, "an infinity");
 	test_not_finite(-INFINITY, "a negative infinity");
