@@ -49,11 +49,12 @@ override with_llvm = no
 
 PG_CONFIG ?= pg_config
 PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
+SERVER_HEADER := $(wildcard $(shell $(PG_CONFIG) --includedir-server 2>/dev/null)/postgres.h)
 
 # Before PGXS, which would make its own the default.
 all:
 
-ifneq ($(and $(PGXS),$(OPENBLAS_DIR)),)
+ifneq ($(and $(PGXS),$(SERVER_HEADER),$(OPENBLAS_DIR)),)
 include $(PGXS)
 
 # PGXS follows no includes.
