@@ -4,7 +4,42 @@
  */
 #include "blas.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #include <cblas.h>
+
+#include "kernel.h"
+
+/* Of OpenBLAS, where it was built for more than one processor. */
+extern void gotoblas_dynamic_init(void) __attribute__((weak));
+extern void gotoblas_dynamic_quit(void) __attribute__((weak));
+
+/*
+ * OpenBLAS chooses its kernels by a processor's family and model when it is
+ * loaded, and takes those of a Prescott (2004) where they are newer than
+ * itself: five times slower on a server that Debian's does not know.  What a
+ * processor can do is told by its features, so it is made to choose again, by
+ * its own variable, unless somebody has set that.
+ */
+static void __attribute__((constructor))
+choose_kernels(void)
+{
+	static const char variable[] = "OPENBLAS_CORETYPE";
+	const char *best = kernels_for_processor()->name;
+	const char *core = strcmp(best, "avx512") == 0 ? "SkylakeX" :
+		strcmp(best, "avx2") == 0 ? "Haswell" : NULL;
+
+	if (core == NULL || getenv(variable) ||
+		strcmp(openblas_get_corename(), "Prescott") != 0 ||
+		!gotoblas_dynamic_init || !gotoblas_dynamic_quit)
+		return;
+	if (setenv(variable, core, 1) != 0)
+		return;
+	gotoblas_dynamic_quit();
+	gotoblas_dynamic_init();
+	unsetenv(variable);
+}
 
 void
 blas_multiply_add(bool transpose_a, bool transpose_b,
