@@ -14,15 +14,21 @@
 #include <math.h>
 
 #include "access/htup_details.h"
+#include "catalog/dependency.h"
 #include "catalog/pg_enum.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "common/shortest_dec.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "model/encoder.h"
+#include "storage/shmem.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/float.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/numeric.h"
 #include "utils/syscache.h"
 #include "utils/uuid.h"
@@ -30,7 +36,21 @@
 /* Numbers from here on are left out of a feature's mean and deviation. */
 #define LARGEST_COUNTED 1e150
 
-const char *const feature_kind_labels[] = {"numeric", "category", NULL};
+/* Codes there is room for in new lists. */
+#define FIRST_CODES 64
+
+const char *const feature_kind_labels[] = {
+	"numeric", "category", "categories", "vector", NULL
+};
+
+/* A value of pgvector's type vector. */
+typedef struct Pgvector
+{
+	int32		header;			/* of a varlena */
+	int16		length;
+	int16		unused;
+	float		numbers[FLEXIBLE_ARRAY_MEMBER];
+} Pgvector;
 
 /* Readers by type, for numbers and for categories. */
 static bool
@@ -130,7 +150,7 @@ CategoryReaderInit(ColumnReader *reader, bool is_integer, Oid type)
 			 get_element_type(type) == InvalidOid)
 	{
 		getTypeBinaryOutputInfo(type, &send, &varlena);
-		fmgr_info(send, &reader->send);
+		fmgr_info(send, &reader->function);
 		reader->method = READ_BINARY;
 	}
 	else
@@ -138,40 +158,165 @@ CategoryReaderInit(ColumnReader *reader, bool is_integer, Oid type)
 	return true;
 }
 
-FeatureKind
-FeatureKindOf(const char *column, Oid type, const char *suffix)
+/* Whether the type is pgvector's, wherever that was installed. */
+static bool
+IsPgvector(Oid type)
 {
-	Oid			base = getBaseType(type);
-	ColumnReader reader;
-	const char *hint;
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	bool		found;
+	Oid			extension;
+	char	   *name;
 
-	if (suffix && strcmp(suffix, "category") == 0)
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for type %u", type);
+	found = strcmp(NameStr(((Form_pg_type) GETSTRUCT(tuple))->typname),
+				   "vector") == 0;
+	ReleaseSysCache(tuple);
+	if (!found)
+		return false;
+	extension = getExtensionOfObject(TypeRelationId, type);
+	name = OidIsValid(extension) ? get_extension_name(extension) : NULL;
+	return name && strcmp(name, "vector") == 0;
+}
+
+/* The type of an array's elements; invalid where the type is no array. */
+static Oid
+ElementType(Oid type)
+{
+	Oid			element = get_element_type(getBaseType(type));
+
+	return OidIsValid(element) ? getBaseType(element) : InvalidOid;
+}
+
+bool
+CategoriesAreInteger(Oid type)
+{
+	Oid			element = ElementType(type);
+
+	return OidIsValid(element) && CategoryIsInteger(element);
+}
+
+/*
+ * Sets up reading of a column as categories or a vector; false where a value
+ * of the type is no such thing.
+ */
+static bool
+ListReaderInit(ColumnReader *reader, FeatureKind kind, bool is_integer,
+			   Oid type)
+{
+	type = getBaseType(type);
+	reader->form = LIST_ARRAY;
+	reader->element_type = ElementType(type);
+	if (type == UNKNOWNOID)
 	{
-		if (!CategoryReaderInit(&reader, CategoryIsInteger(type), type))
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("column \"%s\" of type %s cannot be a category",
-							column, format_type_be(type)),
-					 errhint("Put what identifies a value into one column of a view, as text or as a number.")));
-		return FEATURE_CATEGORY;
+		reader->form = LIST_LITERAL;
+		fmgr_info(F_ARRAY_IN, &reader->function);
+		reader->element_type = kind == FEATURE_VECTOR ? FLOAT8OID :
+			is_integer ? INT8OID : TEXTOID;
 	}
-	if (suffix && strcmp(suffix, "numeric") != 0)
+	else if (kind == FEATURE_VECTOR && IsPgvector(type))
+	{
+		reader->form = LIST_PGVECTOR;
+		return true;
+	}
+	if (!OidIsValid(reader->element_type))
+		return false;
+	get_typlenbyvalalign(reader->element_type, &reader->element_length,
+						 &reader->element_by_value, &reader->element_align);
+	return kind == FEATURE_VECTOR ?
+		NumberReaderInit(reader, reader->element_type) :
+		CategoryReaderInit(reader, is_integer, reader->element_type);
+}
+
+/* Whether a column of this type can be a feature of this kind. */
+static bool
+CanBe(Oid type, FeatureKind kind)
+{
+	ColumnReader reader;
+
+	if (getBaseType(type) == UNKNOWNOID)
+		return false;
+	switch (kind)
+	{
+		case FEATURE_NUMERIC:
+			return NumberReaderInit(&reader, type);
+		case FEATURE_CATEGORY:
+			return CategoryReaderInit(&reader, CategoryIsInteger(type), type);
+		case FEATURE_CATEGORIES:
+			return ListReaderInit(&reader, kind, CategoriesAreInteger(type),
+								  type);
+		case FEATURE_VECTOR:
+			return ListReaderInit(&reader, kind, false, type);
+	}
+	return false;				/* keep compiler quiet */
+}
+
+/* Whether values of the type are a category without anybody saying so. */
+static bool
+IsCategory(Oid type)
+{
+	return IsStoredAsText(type) || type == BPCHAROID || type == NAMEOID ||
+		type == CHAROID || type == UUIDOID || type_is_enum(type);
+}
+
+/* The kind that a suffix names. */
+static FeatureKind
+SuffixKind(const char *column, Oid type, const char *suffix)
+{
+	static const char *const what[] = {
+		"numeric", "a category", "categories", "a vector"
+	};
+	static const char *const hints[] = {
+		"Numeric features are of an integer, floating-point, numeric or boolean type.",
+		"Put what identifies a value into one column of a view, as text or as a number.",
+		"Categories are of an array type.",
+		"Vectors are arrays of numbers, or of the type vector that pgvector has."
+	};
+	int			kind = 0;
+
+	while (feature_kind_labels[kind] &&
+		   strcmp(feature_kind_labels[kind], suffix) != 0)
+		kind++;
+	if (feature_kind_labels[kind] == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown feature kind \"%s\" of column \"%s\"",
 						suffix, column),
-				 errhint("Known kinds are numeric and category.")));
-	if (NumberMethod(base, &reader.method) && base != UNKNOWNOID)
-		return FEATURE_NUMERIC;
-	if (suffix)
+				 errhint("Known kinds are numeric, category, categories and vector.")));
+	if (!CanBe(type, kind))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("column \"%s\" of type %s cannot be numeric",
-						column, format_type_be(type)),
-				 errhint("Numeric features are of an integer, floating-point, numeric or boolean type.")));
-	if (IsStoredAsText(base) || base == BPCHAROID || base == NAMEOID ||
-		base == CHAROID || base == UUIDOID || type_is_enum(base))
+				 errmsg("column \"%s\" of type %s cannot be %s",
+						column, format_type_be(type), what[kind]),
+				 errhint("%s", kind == FEATURE_CATEGORY &&
+						 CanBe(type, FEATURE_CATEGORIES) ?
+						 "Add \":categories\" for what an array holds." :
+						 hints[kind])));
+	return kind;
+}
+
+FeatureKind
+FeatureKindOf(const char *column, Oid type, const char *suffix)
+{
+	Oid			base = getBaseType(type);
+	Oid			element = ElementType(type);
+	const char *hint;
+
+	if (suffix)
+		return SuffixKind(column, type, suffix);
+	if (CanBe(type, FEATURE_NUMERIC))
+		return FEATURE_NUMERIC;
+	if (IsCategory(base))
 		return FEATURE_CATEGORY;
+	if (OidIsValid(element))
+	{
+		if (element == FLOAT4OID || element == FLOAT8OID)
+			return FEATURE_VECTOR;
+		if (IsCategory(element) || CategoryIsInteger(element))
+			return FEATURE_CATEGORIES;
+	}
+	else if (CanBe(type, FEATURE_VECTOR))
+		return FEATURE_VECTOR;
 
 	switch (base)
 	{
@@ -188,9 +333,14 @@ FeatureKindOf(const char *column, Oid type, const char *suffix)
 			hint = "Use a field of it in a view, for example %s ->> 'color'.";
 			break;
 		default:
-			hint = CategoryReaderInit(&reader, false, type) ?
-				"Use a number made of %s in a view, or add \":category\" to tell its values apart." :
-				"Use a number or a text made of %s in a view.";
+			if (CanBe(type, FEATURE_VECTOR))
+				hint = "Add \":vector\" where %s is as many numbers in every row, or \":categories\" where it is any number of values.";
+			else if (CanBe(type, FEATURE_CATEGORIES))
+				hint = "Add \":categories\" to tell the values apart that %s holds.";
+			else if (CanBe(type, FEATURE_CATEGORY))
+				hint = "Use a number made of %s in a view, or add \":category\" to tell its values apart.";
+			else
+				hint = "Use a number or a text made of %s in a view.";
 			break;
 	}
 	ereport(ERROR,
@@ -381,7 +531,7 @@ ReadCategory(ColumnReader *reader, bool is_integer, Datum datum, bool isnull,
 			break;
 		case READ_BINARY:
 			{
-				bytea	   *sent = SendFunctionCall(&reader->send, datum);
+				bytea	   *sent = SendFunctionCall(&reader->function, datum);
 
 				value->text = HexText(VARDATA(sent), VARSIZE(sent) - VARHDRSZ);
 				break;
@@ -399,23 +549,153 @@ ReadCategory(ColumnReader *reader, bool is_integer, Datum datum, bool isnull,
 	}
 }
 
+/*
+ * The elements of an array, or of a literal that is read as one; returns how
+ * many there are.
+ */
+static int
+ReadList(ColumnReader *reader, const Feature *feature, Datum datum,
+		 Datum **values, bool **nulls)
+{
+	ArrayType  *array;
+	int			count;
+
+	if (reader->form == LIST_LITERAL)
+	{
+		char	   *text = DatumGetCString(datum);
+
+		/* pgvector's vectors have brackets, in which arrays have bounds */
+		if (feature->kind == FEATURE_VECTOR && text[0] == '[' &&
+			strchr(text, '=') == NULL)
+		{
+			text = pstrdup(text);
+			text[0] = '{';
+			text[strlen(text) - 1] = '}';
+		}
+		datum = InputFunctionCall(&reader->function, text,
+								  reader->element_type, -1);
+	}
+	array = DatumGetArrayTypeP(datum);
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("array of feature \"%s\" has %d dimensions, where one is expected",
+						feature->name, ARR_NDIM(array))));
+	deconstruct_array(array, reader->element_type, reader->element_length,
+					  reader->element_by_value, reader->element_align, values,
+					  nulls, &count);
+	return count;
+}
+
+int
+ReadCategories(ColumnReader *reader, const Feature *feature, Datum datum,
+			   bool isnull, CategoryValue **values)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			given = isnull ? 0 :
+		ReadList(reader, feature, datum, &elements, &nulls);
+	int			count = 0;
+
+	*values = given == 0 ? NULL :
+		palloc_extended(mul_size(given, sizeof(CategoryValue)),
+						MCXT_ALLOC_HUGE);
+	for (int i = 0; i < given; i++)
+		if (!nulls[i])
+			ReadCategory(reader, feature->vocabulary.is_integer, elements[i],
+						 false, &(*values)[count++]);
+	if (!isnull)
+	{
+		pfree(elements);
+		pfree(nulls);
+	}
+	return count;
+}
+
+static void
+CheckVectorLength(const Feature *feature, int expected, int found)
+{
+	if (found != expected)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("vector \"%s\" has length %d, where %d is expected",
+						feature->name, found, expected),
+				 errdetail("The length is that of the vectors in the training rows.")));
+}
+
+int
+ReadVector(ColumnReader *reader, const Feature *feature, Datum datum,
+		   double **numbers)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+
+	if (reader->form == LIST_PGVECTOR)
+	{
+		const Pgvector *vector = (Pgvector *) PG_DETOAST_DATUM(datum);
+
+		count = vector->length;
+		if (VARSIZE(vector) != offsetof(Pgvector, numbers) +
+			count * sizeof(float))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("vector \"%s\" is not as pgvector has it",
+							feature->name)));
+		*numbers = palloc(sizeof(double) * Max(count, 1));
+		for (int i = 0; i < count; i++)
+			(*numbers)[i] = vector->numbers[i];
+		return count;
+	}
+	count = ReadList(reader, feature, datum, &elements, &nulls);
+	*numbers = palloc_extended(mul_size(Max(count, 1), sizeof(double)),
+							   MCXT_ALLOC_HUGE);
+	for (int i = 0; i < count; i++)
+		(*numbers)[i] = ReadNumber(reader, elements[i], nulls[i]);
+	pfree(elements);
+	pfree(nulls);
+	return count;
+}
+
+/* What a feature's column has to hold, for a message. */
+static const char *
+FeatureHolds(const Feature *feature)
+{
+	switch (feature->kind)
+	{
+		case FEATURE_NUMERIC:
+			return "numbers";
+		case FEATURE_CATEGORY:
+			return feature->vocabulary.is_integer ?
+				"a category of integers" : "a category of texts";
+		case FEATURE_CATEGORIES:
+			return feature->vocabulary.is_integer ?
+				"arrays of integers" : "arrays of texts";
+		case FEATURE_VECTOR:
+			return "vectors";
+	}
+	return NULL;				/* keep compiler quiet */
+}
+
 void
 FeatureReaderInit(ColumnReader *reader, const Feature *feature, Oid type)
 {
-	bool		is_integer = feature->kind == FEATURE_CATEGORY &&
+	bool		is_integer = HasTable(feature) &&
 		feature->vocabulary.is_integer;
-	bool		found = feature->kind == FEATURE_NUMERIC ?
-		NumberReaderInit(reader, type) :
-		CategoryReaderInit(reader, is_integer, type);
+	bool		found;
+
+	if (HasLists(feature))
+		found = ListReaderInit(reader, feature->kind, is_integer, type);
+	else if (feature->kind == FEATURE_NUMERIC)
+		found = NumberReaderInit(reader, type);
+	else
+		found = CategoryReaderInit(reader, is_integer, type);
 
 	if (!found)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("feature \"%s\" was trained on %s, not on type %s",
-						feature->name,
-						feature->kind == FEATURE_NUMERIC ? "numbers" :
-						is_integer ? "a category of integers" :
-						"a category of texts",
+						feature->name, FeatureHolds(feature),
 						format_type_be(type)),
 				 errhint("Cast the value, or train the model again.")));
 }
@@ -432,20 +712,136 @@ IsPlainNumber(ReadMethod method)
 	return method <= READ_FLOAT8 || method == READ_BOOL;
 }
 
+/*
+ * Adds an empty list of so many codes; the code becomes its.  Returns where
+ * they go.
+ */
+static FeatureCode *
+AddList(CodeLists *lists, int count, FeatureCode *code)
+{
+	FeatureCode *list;
+
+	if (count >= PG_INT32_MAX - lists->used)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("arrays and vectors of the rows at work have more than %d elements",
+						PG_INT32_MAX)));
+	if (lists->used + count >= lists->room)
+	{
+		int64		room = Max(lists->room, FIRST_CODES);
+
+		while (lists->used + count >= room)
+			room = Min(2 * room, PG_INT32_MAX);
+		if (lists->codes)
+			lists->codes = repalloc_huge(lists->codes,
+										 mul_size(room, sizeof(FeatureCode)));
+		else
+			lists->codes = MemoryContextAllocHuge(lists->context,
+												  mul_size(room, sizeof(FeatureCode)));
+		lists->room = (int) room;
+	}
+	code->row = -1 - lists->used;
+	list = lists->codes + lists->used;
+	list->count = count;
+	lists->used += 1 + count;
+	return list + 1;
+}
+
+static int
+CompareRows(const void *a, const void *b)
+{
+	int32		x = ((const FeatureCode *) a)->row;
+	int32		y = ((const FeatureCode *) b)->row;
+
+	return (x > y) - (x < y);
+}
+
+/* In the order of their rows: the order of an array means nothing. */
+static FeatureCode
+CategoriesCode(ColumnReader *reader, const Feature *feature, Datum datum,
+			   bool isnull, CodeLists *lists)
+{
+	FeatureCode code = {.row = VOCABULARY_NULL_ROW};
+	CategoryValue *values;
+	int			count = ReadCategories(reader, feature, datum, isnull,
+									   &values);
+	int			before = lists->used;
+	FeatureCode *rows;
+
+	if (count == 0)
+		return code;
+	rows = AddList(lists, count, &code);
+	for (int i = 0; i < count; i++)
+		rows[i].row = VocabularyRow(&feature->vocabulary, &values[i]);
+	qsort(rows, count, sizeof(FeatureCode), CompareRows);
+	if (rows[0].row == rows[count - 1].row)
+	{
+		code = rows[0];
+		lists->used = before;
+	}
+	return code;
+}
+
+/* The same bytes for numbers that are the same to the network. */
+static FeatureCode
+VectorCode(ColumnReader *reader, const Feature *feature, Datum datum,
+		   bool isnull, CodeLists *lists)
+{
+	FeatureCode code = {.row = VOCABULARY_NULL_ROW};
+	double	   *numbers;
+	FeatureCode *list;
+
+	if (isnull)
+		return code;
+	CheckVectorLength(feature, feature->size,
+					  ReadVector(reader, feature, datum, &numbers));
+	list = AddList(lists, feature->size, &code);
+	for (int i = 0; i < feature->size; i++)
+	{
+		const VectorElement *element = &feature->elements[i];
+		float		number = Standardize(numbers[i], element->mean,
+										 element->scale);
+
+		list[i].number = isnan(number) || number == 0 ? 0 : number;
+	}
+	pfree(numbers);
+	return code;
+}
+
+static FeatureCode
+CategoryCode(ColumnReader *reader, const Feature *feature, Datum datum,
+			 bool isnull)
+{
+	CategoryValue value;
+	FeatureCode code;
+
+	ReadCategory(reader, feature->vocabulary.is_integer, datum, isnull,
+				 &value);
+	code.row = VocabularyRow(&feature->vocabulary, &value);
+	return code;
+}
+
+static FeatureCode
+NumberCode(const ColumnReader *reader, const Feature *feature, Datum datum,
+		   bool isnull)
+{
+	FeatureCode code;
+
+	code.number = Standardize(ReadNumber(reader, datum, isnull),
+							  feature->mean, feature->scale);
+	return code;
+}
+
 FeatureCode
 ReadFeature(ColumnReader *reader, const Feature *feature, Datum datum,
-			bool isnull)
+			bool isnull, CodeLists *lists)
 {
 	FeatureCode code;
 	ErrorContextCallback callback;
 
 	/* what cannot fail needs no context, and is most of what there is */
 	if (feature->kind == FEATURE_NUMERIC && IsPlainNumber(reader->method))
-	{
-		code.number = StandardizeNumber(feature,
-										ReadNumber(reader, datum, isnull));
-		return code;
-	}
+		return NumberCode(reader, feature, datum, isnull);
 
 	callback.callback = FeatureErrorContext;
 	callback.arg = unconstify(Feature *, feature);
@@ -453,34 +849,89 @@ ReadFeature(ColumnReader *reader, const Feature *feature, Datum datum,
 	error_context_stack = &callback;
 
 	if (feature->kind == FEATURE_NUMERIC)
-		code.number = StandardizeNumber(feature,
-										ReadNumber(reader, datum, isnull));
+		code = NumberCode(reader, feature, datum, isnull);
+	else if (feature->kind == FEATURE_CATEGORY)
+		code = CategoryCode(reader, feature, datum, isnull);
+	else if (feature->kind == FEATURE_CATEGORIES)
+		code = CategoriesCode(reader, feature, datum, isnull, lists);
 	else
-	{
-		CategoryValue value;
-
-		ReadCategory(reader, feature->vocabulary.is_integer, datum, isnull,
-					 &value);
-		code.row = VocabularyRow(&feature->vocabulary, &value);
-	}
+		code = VectorCode(reader, feature, datum, isnull, lists);
 	error_context_stack = callback.previous;
 	return code;
+}
+
+void
+MoveCodes(const Encoder *encoder, FeatureCode *codes, const FeatureCode *from,
+		  CodeLists *to)
+{
+	for (int f = 0; encoder->has_lists && f < encoder->count; f++)
+	{
+		const FeatureCode *list;
+		FeatureCode *copy;
+
+		if (!HasLists(&encoder->features[f]) || codes[f].row >= 0)
+			continue;
+		list = CodeList(codes[f], from);
+		copy = AddList(to, list->count, &codes[f]);
+		memcpy(copy, list + 1, sizeof(FeatureCode) * list->count);
+	}
+}
+
+float
+EncodeList(const Feature *feature, FeatureCode code, const FeatureCode *lists,
+		   float *at)
+{
+	const FeatureCode *rows;
+	int			count;
+	int			size = feature->size;
+	float		share;
+	float		wide = 0;
+
+	if (feature->kind == FEATURE_VECTOR)
+	{
+		bool		missing = code.row >= 0;
+
+		if (missing)
+			memset(at, 0, size * sizeof(float));
+		else
+			memcpy(at, CodeList(code, lists) + 1, size * sizeof(float));
+		if (feature->missing_flag)
+			at[size] = missing ? 1 : 0;
+		return 0;
+	}
+
+	rows = CodeRows(&code, lists, &count);
+	share = 1.0f / count;
+	memset(at, 0, size * sizeof(float));
+	for (int r = 0; r < count; r++)
+	{
+		const float *vector = feature->vectors + (Size) rows[r].row * size;
+
+		for (int i = 0; i < size; i++)
+			at[i] += vector[i];
+		if (feature->wide)
+			wide += feature->wide[rows[r].row];
+	}
+	for (int i = 0; i < size; i++)
+		at[i] *= share;
+	return wide * share;
 }
 
 void
 EncoderLayout(Encoder *encoder)
 {
 	encoder->width = 0;
+	encoder->has_lists = false;
 	for (int f = 0; f < encoder->count; f++)
 	{
 		Feature    *feature = &encoder->features[f];
 
 		feature->at = encoder->width;
-		if (feature->kind == FEATURE_NUMERIC)
-			feature->width = feature->missing_flag ? 2 : 1;
-		else
-			feature->width = feature->size;
+		feature->width = feature->kind == FEATURE_NUMERIC ? 1 : feature->size;
+		if (!HasTable(feature) && feature->missing_flag)
+			feature->width++;
 		encoder->width += feature->width;
+		encoder->has_lists = encoder->has_lists || HasLists(feature);
 	}
 	for (int f = encoder->count - 1; f >= 0; f--)
 	{
@@ -494,7 +945,8 @@ EncoderLayout(Encoder *encoder)
 }
 
 float
-Encode(const Encoder *encoder, const FeatureCode *codes, float *encoding)
+Encode(const Encoder *encoder, const FeatureCode *codes,
+	   const FeatureCode *lists, float *encoding)
 {
 	float		offset = 0;
 	int			f = 0;
@@ -506,7 +958,7 @@ Encode(const Encoder *encoder, const FeatureCode *codes, float *encoding)
 
 		if (feature->plain == 0)
 		{
-			offset += EncodeCode(feature, codes[f++], encoding);
+			offset += EncodeCode(feature, codes[f++], lists, encoding);
 			continue;
 		}
 		for (int i = 0; i < feature->plain; i++)
@@ -532,17 +984,89 @@ NumberStatisticsAdd(NumberStatistics *statistics, double number)
 	statistics->squares += distance * (number - statistics->mean);
 }
 
-void
-NumberStatisticsFeature(const NumberStatistics *statistics, Feature *feature)
+/*
+ * The mean and deviation that numbers are standardised by.  Returns whether
+ * they do not vary.
+ */
+static bool
+Deviation(const NumberStatistics *statistics, double *mean, double *sd,
+		  double *scale)
 {
 	double		variance = statistics->count > 0 ?
 		statistics->squares / statistics->count : 0;
 
-	feature->mean = statistics->mean;
+	*mean = statistics->mean;
 
 	/* a constant tells rows apart only by being there or not */
-	feature->sd = variance > 0 ? sqrt(variance) : 1;
-	feature->scale = 1 / feature->sd;
+	*sd = variance > 0 ? sqrt(variance) : 1;
+	*scale = 1 / *sd;
+	return variance == 0;
+}
+
+void
+NumberStatisticsFeature(const NumberStatistics *statistics, Feature *feature)
+{
+	feature->inert = Deviation(statistics, &feature->mean, &feature->sd,
+							   &feature->scale);
 	feature->missing_flag = statistics->missing > 0 && statistics->count > 0;
-	feature->inert = variance == 0;
+}
+
+void
+VectorStatisticsAdd(VectorStatistics *statistics, ColumnReader *reader,
+					const Feature *feature, Datum datum, bool isnull)
+{
+	double	   *numbers;
+	int			length;
+
+	if (isnull)
+	{
+		statistics->missing = true;
+		return;
+	}
+	length = ReadVector(reader, feature, datum, &numbers);
+	if (length == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("vector \"%s\" of a training row is empty",
+						feature->name),
+				 errhint("A vector that is not known is NULL.")));
+	if (length > ENCODER_MAX_WIDTH)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("vector \"%s\" has length %d, which exceeds %d",
+						feature->name, length, ENCODER_MAX_WIDTH)));
+	if (statistics->length == 0)
+	{
+		statistics->length = length;
+		statistics->elements =
+			MemoryContextAllocZero(statistics->context,
+								   sizeof(NumberStatistics) * length);
+	}
+	CheckVectorLength(feature, statistics->length, length);
+	for (int i = 0; i < length; i++)
+		NumberStatisticsAdd(&statistics->elements[i], numbers[i]);
+	pfree(numbers);
+}
+
+void
+VectorStatisticsFeature(const VectorStatistics *statistics, Feature *feature)
+{
+	if (statistics->length == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_NO_DATA_FOUND),
+				 errmsg("vector \"%s\" is null in all training rows",
+						feature->name),
+				 errdetail("The length is that of the vectors in the training rows.")));
+	feature->size = statistics->length;
+	feature->elements = palloc(sizeof(VectorElement) * feature->size);
+	feature->missing_flag = statistics->missing;
+	feature->inert = true;
+	for (int i = 0; i < feature->size; i++)
+	{
+		VectorElement *element = &feature->elements[i];
+
+		element->inert = Deviation(&statistics->elements[i], &element->mean,
+								   &element->sd, &element->scale);
+		feature->inert = feature->inert && element->inert;
+	}
 }

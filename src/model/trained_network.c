@@ -29,8 +29,8 @@
 #define FORMAT_VERSION 1
 #define METADATA_KEY "limaml"
 
-/* No width of a network exceeds this: products of two fit an int. */
-#define MAX_WIDTH 32768
+/* No width of a network exceeds this. */
+#define MAX_WIDTH ENCODER_MAX_WIDTH
 
 /* Tensors that a feature's table has: its vectors and its wide scalars. */
 typedef struct FeatureTable
@@ -106,7 +106,7 @@ TrainedNetworkRepack(TrainedNetwork *trained)
 				 trained->packed);
 }
 
-/* The categories of both encoders, in the order of their tensors. */
+/* The tables of both encoders, in the order of their tensors. */
 static List *
 FeatureTables(TrainedNetwork *trained)
 {
@@ -120,7 +120,7 @@ FeatureTables(TrainedNetwork *trained)
 		{
 			FeatureTable *table;
 
-			if (encoder->features[f].kind != FEATURE_CATEGORY)
+			if (!HasTable(&encoder->features[f]))
 				continue;
 			table = palloc0(sizeof(FeatureTable));
 			table->feature = &encoder->features[f];
@@ -153,6 +153,25 @@ WriteDouble(StringInfo json, const char *key, double number)
 	appendStringInfo(json, ", \"%s\": %s", key, digits);
 }
 
+/* What a vector's elements were, one after the other. */
+static void
+WriteElements(StringInfo json, const char *key, const Feature *feature,
+			  bool sd)
+{
+	char		digits[DOUBLE_SHORTEST_DECIMAL_LEN];
+
+	appendStringInfo(json, ", \"%s\": [", key);
+	for (int i = 0; i < feature->size; i++)
+	{
+		const VectorElement *element = &feature->elements[i];
+
+		double_to_shortest_decimal_buf(sd ? element->sd : element->mean,
+									   digits);
+		appendStringInfo(json, "%s%s", i > 0 ? ", " : "", digits);
+	}
+	appendStringInfoChar(json, ']');
+}
+
 static void
 WriteFeatures(StringInfo json, const char *key, const Encoder *encoder)
 {
@@ -166,10 +185,18 @@ WriteFeatures(StringInfo json, const char *key, const Encoder *encoder)
 		escape_json(json, feature->name);
 		appendStringInfo(json, ", \"kind\": \"%s\"",
 						 feature_kind_labels[feature->kind]);
-		if (feature->kind == FEATURE_NUMERIC)
+		if (!HasTable(feature))
 		{
-			WriteDouble(json, "mean", feature->mean);
-			WriteDouble(json, "sd", feature->sd);
+			if (feature->kind == FEATURE_VECTOR)
+			{
+				WriteElements(json, "mean", feature, false);
+				WriteElements(json, "sd", feature, true);
+			}
+			else
+			{
+				WriteDouble(json, "mean", feature->mean);
+				WriteDouble(json, "sd", feature->sd);
+			}
 			appendStringInfo(json, ", \"missing\": %s}",
 							 feature->missing_flag ? "true" : "false");
 			continue;
@@ -309,10 +336,8 @@ Field(JsonbContainer *object, const char *name)
 }
 
 static double
-NumberField(JsonbContainer *object, const char *name, double least,
-			double most)
+NumberOf(const JsonbValue *value, const char *name, double least, double most)
 {
-	JsonbValue *value = Field(object, name);
 	double		number;
 
 	if (value->type != jbvNumeric)
@@ -322,6 +347,13 @@ NumberField(JsonbContainer *object, const char *name, double least,
 	if (!(number >= least && number <= most))
 		BadNetwork("is out of range", name);
 	return number;
+}
+
+static double
+NumberField(JsonbContainer *object, const char *name, double least,
+			double most)
+{
+	return NumberOf(Field(object, name), name, least, most);
 }
 
 static int
@@ -454,6 +486,36 @@ ReadVocabulary(JsonbContainer *object, const char *feature,
 		BadNetwork("has a vocabulary with a value twice", feature);
 }
 
+/* The numbers that a vector is standardised by; `size` is set too. */
+static void
+ReadElements(JsonbContainer *object, Feature *feature)
+{
+	JsonbContainer *means = ArrayField(object, "mean");
+	JsonbContainer *sds = ArrayField(object, "sd");
+
+	feature->size = JsonContainerSize(means);
+	if (feature->size < 1 || feature->size > MAX_WIDTH)
+		BadNetwork("has too few or too many elements", feature->name);
+	if (JsonContainerSize(sds) != JsonContainerSize(means))
+		BadNetwork("has means and deviations of different lengths",
+				   feature->name);
+	feature->elements = palloc(mul_size(feature->size,
+										sizeof(VectorElement)));
+	for (int i = 0; i < feature->size; i++)
+	{
+		double		sd = NumberOf(getIthJsonbValueFromContainer(sds, i), "sd",
+								  DBL_MIN, DBL_MAX);
+
+		feature->elements[i] = (VectorElement)
+		{
+			.mean = NumberOf(getIthJsonbValueFromContainer(means, i), "mean",
+							 -DBL_MAX, DBL_MAX),
+			.sd = sd,
+			.scale = 1 / sd
+		};
+	}
+}
+
 static void
 ReadFeatures(JsonbContainer *object, const char *key, Encoder *encoder)
 {
@@ -486,6 +548,11 @@ ReadFeatures(JsonbContainer *object, const char *key, Encoder *encoder)
 			feature->mean = NumberField(described, "mean", -DBL_MAX, DBL_MAX);
 			feature->sd = NumberField(described, "sd", DBL_MIN, DBL_MAX);
 			feature->scale = 1 / feature->sd;
+			feature->missing_flag = BooleanField(described, "missing");
+		}
+		else if (feature->kind == FEATURE_VECTOR)
+		{
+			ReadElements(described, feature);
 			feature->missing_flag = BooleanField(described, "missing");
 		}
 		else

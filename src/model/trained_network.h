@@ -12,11 +12,20 @@
  *		meta, global		widths of the blocks' layers, inputs first
  *		features, meta_features
  *							objects in the order of the encoding: name, kind,
- *							and mean, sd, missing of a numeric one; values
- *							("integer" or "text"), size, outside (the number
- *							of out-of-vocabulary rows) and vocabulary of a
- *							category (vocabulary.h says which row is whose)
+ *							and mean, sd, missing of a numeric one; the same
+ *							of a vector, mean and sd being arrays, as long as
+ *							the vector; values ("integer" or "text"), size,
+ *							outside (the number of out-of-vocabulary rows)
+ *							and vocabulary of a category or of categories
+ *							(vocabulary.h says which row is whose)
  *		options				what it was trained with, for the record
+ *
+ *	  What a feature puts into the encoding: a number, its standardised value,
+ *	  and where `missing` is true 1 for NULL and 0 otherwise; a vector the same,
+ *	  its elements and then that one number; a category, its value's row of
+ *	  NAME.embedding (meta.NAME.embedding of a meta feature); categories, the
+ *	  mean of their values' rows, or row 0 where there is none.  NAME.wide gives
+ *	  the wide scalars in the same way.
  *
  *-------------------------------------------------------------------------
  */

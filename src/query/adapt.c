@@ -47,10 +47,16 @@
 /* About what smaller buffers leave behind that an entity has outgrown. */
 #define OUTGROWN_SIZE 8192
 
+/* About how long the list of a row's categories is, and what a copy costs. */
+#define TYPICAL_LIST 8
+#define ALLOCATION_SIZE 16
+
 /* A row of an entity as it is kept until all rows have been read. */
 typedef struct KeptRow
 {
 	Datum		time;			/* a copy where it is a pointer */
+	FeatureCode *lists;			/* of codes: how many more codes they are, and
+								 * those; a copy, or NULL */
 	uint64		hash;
 
 	/*
@@ -78,11 +84,12 @@ typedef struct KeptRows
 	int64		interactions;	/* all that were seen */
 } KeptRows;
 
-/* A row that waits on disk; what is kept of it follows, and its time. */
+/* A row that waits on disk; what is kept of it follows, its time and lists. */
 typedef struct SpilledRow
 {
 	int			place;			/* of its entity in the part */
 	int			time_size;		/* 0 where it is a value */
+	Size		lists_size;		/* 0 where there are none */
 } SpilledRow;
 
 /* Takes the rows of a batch as the executor finds them. */
@@ -93,6 +100,7 @@ typedef struct RowReceiver
 	Datum	  **key;
 	KeptRows   *kept;			/* of each entity of the first part */
 	KeptRow    *row;			/* the one that is being read */
+	CodeLists	lists;			/* of its codes */
 	LogicalTapeSet *tapes;		/* of the other parts, where there are any */
 	LogicalTape **tape;
 	MemoryContext row_context;
@@ -247,7 +255,7 @@ UnknownEntityCodes(const Encoder *encoder, FeatureCode *codes)
 
 void
 EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
-			 FeatureCode *codes)
+			FeatureCode *codes, CodeLists *lists)
 {
 	const Encoder *encoder = &adapter->trained->entity;
 	MemoryContext old = CurrentMemoryContext;
@@ -298,7 +306,7 @@ EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
 
 			codes[i * encoder->count + f] =
 				ReadFeature(&adapter->meta_readers[f], &encoder->features[f],
-							datum, isnull);
+							datum, isnull, lists);
 		}
 	}
 	SPI_freetuptable(SPI_tuptable);
@@ -307,7 +315,7 @@ EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
 /* Adapts an entity on the n rows that stand in the adapter. */
 static void
 AdaptOne(Adapter *adapter, int n, const FeatureCode *codes,
-		 const Datum *key, AdaptedEntity *adapted)
+		 const FeatureCode *lists, const Datum *key, AdaptedEntity *adapted)
 {
 	const TrainedNetwork *trained = adapter->trained;
 	Rows		rows = {
@@ -319,7 +327,7 @@ AdaptOne(Adapter *adapter, int n, const FeatureCode *codes,
 	};
 	Adaptation	adaptation;
 
-	Encode(&trained->entity, codes, adapter->x);
+	Encode(&trained->entity, codes, lists, adapter->x);
 	network_candidate_half(&trained->network, n, adapter->z,
 						   trained->interaction.width, adapter->half);
 	if (trained->recency > 0)
@@ -370,6 +378,13 @@ KeptTimeSize(const Adapter *adapter, Datum time)
 	return column->by_value ? 0 : datumGetSize(time, false, column->length);
 }
 
+/* Bytes of a row's lists, with the code that says how many they are. */
+static Size
+ListsSize(const FeatureCode *lists)
+{
+	return lists ? sizeof(FeatureCode) * (1 + (Size) lists->count) : 0;
+}
+
 static const unsigned char *
 Seen(const KeptRow *row)
 {
@@ -382,16 +397,33 @@ RowAt(const Adapter *adapter, const KeptRows *kept, int i)
 	return (KeptRow *) (kept->rows + i * KeptRowSize(adapter));
 }
 
+/* About what the lists of codes take that a row has, or an entity. */
+static Size
+TypicalListsSize(const Encoder *encoder)
+{
+	Size		codes = 0;
+
+	if (!encoder->has_lists)
+		return 0;
+	for (int f = 0; f < encoder->count; f++)
+		if (HasLists(&encoder->features[f]))
+			codes += 1 + (encoder->features[f].kind == FEATURE_VECTOR ?
+						  encoder->features[f].size : TYPICAL_LIST);
+	return ALLOCATION_SIZE + codes * sizeof(FeatureCode);
+}
+
 int
 AdapterPartEntities(const Adapter *adapter, Size memory)
 {
 	const TrainedNetwork *trained = adapter->trained;
 	Size		row = KeptRowSize(adapter) +
-		(adapter->source.event_time.by_value ? 0 : TIME_COPY_SIZE);
+		(adapter->source.event_time.by_value ? 0 : TIME_COPY_SIZE) +
+		TypicalListsSize(&trained->interaction);
 	Size		entity = 2 * trained->support_rows * row + OUTGROWN_SIZE +
 		sizeof(KeptRows) + sizeof(AdaptedEntity) +
 		network_embedding_size(&trained->shape) * sizeof(float) +
-		trained->entity.count * sizeof(FeatureCode);
+		trained->entity.count * sizeof(FeatureCode) +
+		TypicalListsSize(&trained->entity);
 
 	return (int) Max(Min(memory / entity, PG_INT32_MAX), 1);
 }
@@ -410,6 +442,10 @@ CompareRows(const void *a, const void *b, void *arg)
 		order = (x->hash > y->hash) - (x->hash < y->hash);
 	if (order == 0)
 		order = memcmp(Seen(x), Seen(y), SeenSize(adapter));
+	if (order == 0 && ListsSize(x->lists) != ListsSize(y->lists))
+		order = ListsSize(x->lists) < ListsSize(y->lists) ? -1 : 1;
+	if (order == 0 && x->lists)
+		order = memcmp(x->lists, y->lists, ListsSize(x->lists));
 	return order;
 }
 
@@ -424,9 +460,15 @@ KeepNewest(Adapter *adapter, KeptRows *kept)
 				  adapter);
 	if (older <= 0)
 		return;
-	if (!adapter->source.event_time.by_value)
-		for (int i = 0; i < older; i++)
-			pfree(DatumGetPointer(RowAt(adapter, kept, i)->time));
+	for (int i = 0; i < older; i++)
+	{
+		KeptRow    *row = RowAt(adapter, kept, i);
+
+		if (!adapter->source.event_time.by_value)
+			pfree(DatumGetPointer(row->time));
+		if (row->lists)
+			pfree(row->lists);
+	}
 	kept->count -= older;
 	memmove(kept->rows, RowAt(adapter, kept, older),
 			kept->count * KeptRowSize(adapter));
@@ -452,7 +494,7 @@ NextRow(Adapter *adapter, KeptRows *kept)
 	return RowAt(adapter, kept, kept->count++);
 }
 
-/* Keeps a row, whose time is copied where it is no value. */
+/* Keeps a row, whose lists are copied, and its time where it is no value. */
 static void
 KeepRow(Adapter *adapter, KeptRows *kept, const KeptRow *row)
 {
@@ -467,6 +509,12 @@ KeepRow(Adapter *adapter, KeptRows *kept, const KeptRow *row)
 		copy->time = datumCopy(row->time, false, column->length);
 		MemoryContextSwitchTo(old);
 	}
+	if (row->lists)
+	{
+		copy->lists = MemoryContextAllocHuge(adapter->part,
+											 ListsSize(row->lists));
+		memcpy(copy->lists, row->lists, ListsSize(row->lists));
+	}
 	kept->interactions++;
 }
 
@@ -479,7 +527,8 @@ SpillRow(RowReceiver *rows, int place)
 	LogicalTape *tape = rows->tape[part];
 	SpilledRow	spilled = {
 		.place = place % adapter->part_entities,
-		.time_size = (int) KeptTimeSize(adapter, rows->row->time)
+		.time_size = (int) KeptTimeSize(adapter, rows->row->time),
+		.lists_size = ListsSize(rows->row->lists)
 	};
 	MemoryContext old = MemoryContextSwitchTo(adapter->batch);
 
@@ -489,6 +538,8 @@ SpillRow(RowReceiver *rows, int place)
 	if (spilled.time_size > 0)
 		LogicalTapeWrite(tape, DatumGetPointer(rows->row->time),
 						 spilled.time_size);
+	if (spilled.lists_size > 0)
+		LogicalTapeWrite(tape, (void *) rows->row->lists, spilled.lists_size);
 	MemoryContextSwitchTo(old);
 }
 
@@ -516,14 +567,21 @@ TakeSpilledRows(RowReceiver *rows, int part, KeptRows *kept)
 		if (size != sizeof(SpilledRow))
 			elog(ERROR, "unexpected end of a temporary file");
 		ReadSpilled(tape, rows->row, KeptRowSize(adapter));
+		if (spilled.time_size > 0 || spilled.lists_size > 0)
+			MemoryContextReset(rows->row_context);
 		if (spilled.time_size > 0)
 		{
-			MemoryContextReset(rows->row_context);
 			rows->row->time =
 				PointerGetDatum(MemoryContextAlloc(rows->row_context,
 												   spilled.time_size));
 			ReadSpilled(tape, DatumGetPointer(rows->row->time),
 						spilled.time_size);
+		}
+		if (spilled.lists_size > 0)
+		{
+			rows->row->lists = MemoryContextAllocHuge(rows->row_context,
+													  spilled.lists_size);
+			ReadSpilled(tape, rows->row->lists, spilled.lists_size);
 		}
 		KeepRow(adapter, &kept[spilled.place], rows->row);
 	}
@@ -551,6 +609,22 @@ OneOfAKind(float number)
 	return number == 0 ? 0 : number;
 }
 
+/* The lists of the row that was read, as they are kept; NULL without any. */
+static FeatureCode *
+RowLists(const RowReceiver *rows)
+{
+	const CodeLists *lists = &rows->lists;
+	FeatureCode *copy;
+
+	if (lists->used == 0)
+		return NULL;
+	copy = palloc_extended(mul_size(1 + (Size) lists->used,
+									sizeof(FeatureCode)), MCXT_ALLOC_HUGE);
+	copy->count = lists->used;
+	memcpy(copy + 1, lists->codes, sizeof(FeatureCode) * lists->used);
+	return copy;
+}
+
 /* Reads a row into rows->row; returns the place of its entity. */
 static int
 ReadRow(RowReceiver *rows, const Datum *values, const bool *isnull)
@@ -575,11 +649,12 @@ ReadRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 		PointerGetDatum(PG_DETOAST_DATUM(values[1])) : values[1];
 	row->label = OneOfAKind(interaction.label);
 	row->weight = OneOfAKind(interaction.weight);
+	rows->lists.used = 0;
 	for (int f = 0; f < source->features; f++)
 	{
 		row->codes[f] = ReadFeature(&adapter->readers[f],
 									&encoder->features[f], values[first + f],
-									isnull[first + f]);
+									isnull[first + f], &rows->lists);
 		if (encoder->features[f].kind == FEATURE_NUMERIC)
 			row->codes[f].number = OneOfAKind(row->codes[f].number);
 	}
@@ -587,6 +662,7 @@ ReadRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 	/* who it is of makes no difference where nothing adapts */
 	if (source->features < encoder->count)
 		row->codes[source->features].row = VOCABULARY_NULL_ROW;
+	row->lists = RowLists(rows);
 
 	/*
 	 * Which of the rows of one time count as newer is to have nothing to do
@@ -602,6 +678,11 @@ ReadRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 											   source->key.columns[k].typbyval,
 											   source->key.columns[k].typlen));
 	row->hash = hash_bytes_extended(Seen(row), (int) SeenSize(adapter), seed);
+	if (row->lists)
+		row->hash = hash_bytes_extended((const unsigned char *) row->lists,
+										(int) Min(ListsSize(row->lists),
+												  PG_INT32_MAX),
+										row->hash);
 	return place;
 }
 
@@ -736,6 +817,7 @@ EncodeRows(Adapter *adapter, KeptRows *kept, AdaptedEntity *adapted)
 			SourceSameTime(&adapter->source, row->time,
 						   adapted->adapted_through);
 		adapter->offset[i] = Encode(encoder, row->codes,
+									row->lists ? row->lists + 1 : NULL,
 									adapter->z + (Size) i * encoder->width);
 		adapted->adapted_through = row->time;
 	}
@@ -759,7 +841,8 @@ Lap(instr_time *start)
 /* Adapts the entities of a part, from place `first` on. */
 static AdaptedEntity *
 AdaptPart(Adapter *adapter, int first, int count, Datum **key,
-		  const FeatureCode *meta_codes, KeptRows *kept)
+		  const FeatureCode *meta_codes, const FeatureCode *meta_lists,
+		  KeptRows *kept)
 {
 	const TrainedNetwork *trained = adapter->trained;
 	AdaptedEntity *adapted = palloc0(sizeof(AdaptedEntity) * count);
@@ -773,7 +856,8 @@ AdaptPart(Adapter *adapter, int first, int count, Datum **key,
 			values[k] = key[k][first + i];
 		adapted[i].interactions = kept[i].interactions;
 		AdaptOne(adapter, EncodeRows(adapter, &kept[i], &adapted[i]),
-				 meta_codes + i * trained->entity.count, values, &adapted[i]);
+				 meta_codes + i * trained->entity.count, meta_lists, values,
+				 &adapted[i]);
 	}
 	return adapted;
 }
@@ -805,6 +889,7 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
 	rows.row_context = AllocSetContextCreate(adapter->batch, "limaml row",
 											 ALLOCSET_DEFAULT_SIZES);
 	rows.row = palloc0(KeptRowSize(adapter));
+	rows.lists.context = adapter->batch;
 	if (parts > 1)
 	{
 		rows.tapes = LogicalTapeSetCreate(true, NULL, -1);
@@ -818,6 +903,7 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
 		int			here = Min(size, count - first);
 		Datum	   *part_key[INDEX_MAX_KEYS];
 		FeatureCode *meta_codes;
+		CodeLists	meta_lists = {.context = adapter->part};
 		KeptRows   *kept;
 		AdaptedEntity *adapted;
 		instr_time	lap;
@@ -828,7 +914,8 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
 									 mul_size(here, Max(features, 1))));
 		for (int k = 0; k < adapter->source.key.count; k++)
 			part_key[k] = key[k] + first;
-		EntityCodes(adapter, here, part_key, read_only, meta_codes);
+		EntityCodes(adapter, here, part_key, read_only, meta_codes,
+					&meta_lists);
 		kept = palloc0(sizeof(KeptRows) * here);
 		if (p == 0)
 		{
@@ -839,7 +926,8 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
 			TakeSpilledRows(&rows, p, kept);
 		adapter->reading_seconds += Lap(&lap);
 		MemoryContextSwitchTo(adapter->part);
-		adapted = AdaptPart(adapter, first, here, key, meta_codes, kept);
+		adapted = AdaptPart(adapter, first, here, key, meta_codes,
+							meta_lists.codes, kept);
 		adapter->adapting_seconds += Lap(&lap);
 		MemoryContextSwitchTo(caller);
 		receive(argument, first, here, adapted);

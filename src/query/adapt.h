@@ -96,9 +96,10 @@ extern void UnknownEntityCodes(const Encoder *encoder, FeatureCode *codes);
 
 /*
  * Codes of the entities' meta features, one entity's after the other's; those
- * of an entity that is not there are an unknown one's.
+ * of an entity that is not there are an unknown one's.  Their lists are added
+ * to `lists`.
  */
 extern void EntityCodes(Adapter *adapter, int count, Datum **key,
-						bool read_only, FeatureCode *codes);
+						bool read_only, FeatureCode *codes, CodeLists *lists);
 
 #endif							/* QUERY_ADAPT_H */

@@ -212,7 +212,7 @@ AssessEntity(Assessment *assessment, Predictor *predictor, int entity,
 	const float *adapted = scores;
 	bool		is_adapted;
 
-	PredictorEntity(predictor, examples->meta);
+	PredictorEntity(predictor, examples);
 	is_adapted = PredictorAdapt(predictor, examples, support) == 0;
 	PredictorScore(predictor, examples, first, n, scores, scores + n);
 	if (!is_adapted)

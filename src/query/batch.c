@@ -75,31 +75,26 @@ BatchPlace(const BatchPlan *plan, int rows, char *memory, Batch *batch)
 	const TrainedNetwork *trained = plan->trained;
 	Size		used = 0;
 
-	memset(batch, 0, sizeof(*batch));
 	batch->head = Take(memory, &used, 1, sizeof(BatchHead));
 	batch->task = Take(memory, &used, plan->most_tasks, sizeof(BatchTask));
 	batch->share = Take(memory, &used, plan->most_shares, sizeof(BatchShare));
 	batch->meta = Take(memory, &used,
 					   mul_size(plan->most_tasks, trained->entity.count),
 					   sizeof(FeatureCode));
-	if (plan->x_gradient)
-		batch->x_gradient = Take(memory, &used,
-								 mul_size(plan->most_tasks,
-										  trained->entity.width),
-								 sizeof(float));
+	batch->x_gradient = !plan->x_gradient ? NULL :
+		Take(memory, &used,
+			 mul_size(plan->most_tasks, trained->entity.width), sizeof(float));
 	batch->gradient = Take(memory, &used,
 						   mul_size(plan->most_shares,
 									network_parameter_count(&trained->shape)),
 						   sizeof(float));
 
 	batch->row = Take(memory, &used, rows, ExampleRowSize(plan->features));
-	if (plan->z_gradient)
-	{
-		batch->z_gradient = Take(memory, &used,
-								 mul_size(rows, trained->interaction.width),
-								 sizeof(float));
-		batch->offset_gradient = Take(memory, &used, rows, sizeof(float));
-	}
+	batch->z_gradient = !plan->z_gradient ? NULL :
+		Take(memory, &used, mul_size(rows, trained->interaction.width),
+			 sizeof(float));
+	batch->offset_gradient = !plan->z_gradient ? NULL :
+		Take(memory, &used, rows, sizeof(float));
 	batch->score = Take(memory, &used, rows, sizeof(float));
 	batch->prior = Take(memory, &used, rows, sizeof(float));
 	return used;
@@ -201,7 +196,7 @@ EncodeTile(ShareMemory *memory, const Batch *batch, int first, int end)
 		const Interaction *row = ExampleRow(&examples, i);
 
 		tile->offset[i] = Encode(encoder, ExampleCodes(&examples, i),
-								 tile->z + (Size) i * encoder->width);
+								 examples.lists, tile->z + (Size) i * encoder->width);
 		tile->label[i] = row->label;
 		tile->weight[i] = row->weight;
 	}
@@ -338,7 +333,7 @@ TileGradients(ShareMemory *memory, const OuterLoss *outer, Batch *batch,
 
 		CHECK_FOR_INTERRUPTS();
 		Encode(&trained->entity, batch->meta + (Size) t * trained->entity.count,
-			   memory->x);
+			   batch->lists.codes, memory->x);
 		loss = (network_adapts ? NetworkTask : MetaBlockTask)
 			(memory, outer, batch, t, task->first - begin, gradient);
 		if (loss.diverged_at)
@@ -397,7 +392,7 @@ ShareScores(ShareMemory *memory, Batch *batch, BatchShare *share)
 		int			query = task->first + task->support;
 
 		CHECK_FOR_INTERRUPTS();
-		PredictorEntity(predictor, examples.meta);
+		PredictorEntity(predictor, &examples);
 		share->diverged_at = PredictorAdapt(predictor, &examples,
 											task->support);
 		if (share->diverged_at)

@@ -74,6 +74,8 @@ typedef struct Batch
 	BatchTask  *task;			/* most_tasks */
 	BatchShare *share;			/* most_shares */
 	FeatureCode *meta;			/* most_tasks x meta features: codes */
+	CodeLists	lists;			/* of meta and of the rows' codes; apart, as
+								 * their size is not known before */
 	float	   *x_gradient;		/* most_tasks x dx, or NULL */
 	float	   *gradient;		/* most_shares x parameters */
 
@@ -91,6 +93,7 @@ extern int	BatchMostShares(const NetworkShape *shape, int tasks);
 /*
  * Lays a batch with room for so many rows out in memory that is aligned as
  * palloc's; returns how many bytes that is.  Without memory it only counts.
+ * Its lists stay as they are.
  */
 extern Size BatchPlace(const BatchPlan *plan, int rows, char *memory,
 					   Batch *batch);
@@ -107,6 +110,7 @@ BatchExamples(const BatchPlan *plan, const Batch *batch, int t)
 		.parts = {task->support, task->support + task->query,
 		task->support + task->query},
 		.meta = batch->meta + (Size) t * plan->trained->entity.count,
+		.lists = batch->lists.codes,
 		.row = batch->row + task->first * row_size,
 		.row_size = row_size
 	};

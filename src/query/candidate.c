@@ -53,6 +53,7 @@ struct Candidate
 	Oid			element_type;
 
 	FeatureCode *codes;
+	CodeLists	lists;			/* of codes */
 	float	   *z;
 };
 
@@ -184,6 +185,7 @@ NewCandidate(FunctionCallInfo fcinfo, ModelUse *use, int first,
 	candidate->features = CandidateFeatures(trained);
 	candidate->readers = palloc0(sizeof(ColumnReader) * encoder->count);
 	candidate->codes = palloc(sizeof(FeatureCode) * encoder->count);
+	candidate->lists.context = use->context;
 	candidate->z = palloc(sizeof(float) * Max(encoder->width, 1));
 	candidate->argument = palloc(sizeof(int) * Max(candidate->features, 1));
 
@@ -293,7 +295,8 @@ ReadRow(Candidate *candidate, ModelUse *use, Datum datum, bool isnull)
 		for (int f = 0; f < candidate->features; f++)
 			candidate->codes[f] = ReadFeature(&candidate->readers[f],
 											  &encoder->features[f],
-											  (Datum) 0, true);
+											  (Datum) 0, true,
+											  &candidate->lists);
 		return;
 	}
 	row = DatumGetHeapTupleHeader(datum);
@@ -311,7 +314,8 @@ ReadRow(Candidate *candidate, ModelUse *use, Datum datum, bool isnull)
 		candidate->codes[f] =
 			ReadFeature(&candidate->readers[f], &encoder->features[f],
 						candidate->values[candidate->column[f]],
-						candidate->nulls[candidate->column[f]]);
+						candidate->nulls[candidate->column[f]],
+						&candidate->lists);
 }
 
 static void
@@ -337,7 +341,7 @@ ReadArray(Candidate *candidate, ModelUse *use, Datum datum, bool isnull)
 	for (int f = 0; f < candidate->features; f++)
 		candidate->codes[f] = ReadFeature(&candidate->readers[f],
 										  &encoder->features[f], values[f],
-										  nulls[f]);
+										  nulls[f], &candidate->lists);
 }
 
 float
@@ -353,6 +357,7 @@ CandidateEncode(FunctionCallInfo fcinfo, ModelUse *use, int first,
 		candidate = use->candidate =
 			NewCandidate(fcinfo, use, first, columns ?
 						 DatumGetArrayTypeP(columns) : NULL);
+	candidate->lists.used = 0;
 	if (candidate->is_row)
 		ReadRow(candidate, use, PG_GETARG_DATUM(first), PG_ARGISNULL(first));
 	else if (candidate->is_array)
@@ -366,14 +371,14 @@ CandidateEncode(FunctionCallInfo fcinfo, ModelUse *use, int first,
 		offset += EncodeColumn(&candidate->readers[f], &encoder->features[f],
 							   PG_GETARG_DATUM(candidate->argument[f]),
 							   PG_ARGISNULL(candidate->argument[f]),
-							   candidate->z);
+							   &candidate->lists, candidate->z);
 
 	/* to the arm `id` the entity is a feature */
 	if (candidate->features < encoder->count)
 		candidate->codes[candidate->features].row = id;
 	for (int f = encoded; f < encoder->count; f++)
 		offset += EncodeCode(&encoder->features[f], candidate->codes[f],
-							 candidate->z);
+							 candidate->lists.codes, candidate->z);
 	*z = candidate->z;
 	return offset;
 }

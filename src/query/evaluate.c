@@ -236,8 +236,9 @@ StoreTestedRow(TrainingRows *rows, const ScannedRow *row, void *state)
 
 	if (row->first)
 	{
+		ExampleStoreEntity(rows->store, row->parts);
 		ReadEntityCodes(rows, row, codes);
-		ExampleStoreEntity(rows->store, row->parts, codes);
+		ExampleStoreMeta(rows->store, codes);
 	}
 	ReadInteractionCodes(rows, row, codes);
 	ExampleStoreAdd(rows->store, &row->interaction, codes);
@@ -323,7 +324,7 @@ TestSupports(Evaluation *evaluation, Predictor *predictor, int e,
 	n = examples->parts.rows - first;
 	if (n <= 0)
 		return;
-	PredictorEntity(predictor, examples->meta);
+	PredictorEntity(predictor, examples);
 	for (int s = 0; s < evaluation->supports; s++)
 	{
 		int			k = evaluation->support[s];
@@ -343,7 +344,7 @@ TestLags(Evaluation *evaluation, Predictor *predictor, int e,
 	int			first = examples->parts.training;
 	int			n = examples->parts.rows - first;
 
-	PredictorEntity(predictor, examples->meta);
+	PredictorEntity(predictor, examples);
 	for (int l = 0; l < evaluation->lags; l++)
 	{
 		for (int i = 0; i < n;)

@@ -3,8 +3,8 @@
  * examples.c
  *	  The store of training rows.
  *
- * An entity's record: its meta features' codes, then its rows, each an
- * Interaction and its features' codes.  Records follow one another, the first
+ * An entity's record: its meta features' codes, its rows, each an Interaction
+ * and its features' codes, and the lists of all these codes.  Records follow one another, the first
  * ones in memory and the rest in the file.
  *
  *-------------------------------------------------------------------------
@@ -23,6 +23,7 @@ typedef struct StoredEntity
 {
 	int64		offset;			/* in memory, or -1 - offset in the file */
 	ExampleParts parts;
+	int			lists;			/* codes in its lists */
 } StoredEntity;
 
 struct ExampleStore
@@ -45,6 +46,7 @@ struct ExampleStore
 	BufFile    *file;			/* NULL until it is needed */
 	int64		file_used;
 	bool		in_file;		/* where the entity being added goes */
+	CodeLists	lists;			/* of the entity being added */
 
 	char	   *buffer;			/* a record read from the file */
 	Size		buffer_size;
@@ -64,6 +66,7 @@ ExampleStoreCreate(int features, int meta_features)
 	store->most = (Size) maintenance_work_mem * 1024;
 	store->size = 64 * 1024;
 	store->memory = palloc(store->size);
+	store->lists.context = store->context;
 	return store;
 }
 
@@ -86,12 +89,23 @@ Append(ExampleStore *store, const void *bytes, Size size)
 	store->used += size;
 }
 
+/* Ends the record of the entity being added. */
+static void
+EndEntity(ExampleStore *store)
+{
+	if (store->lists.used == 0)
+		return;
+	store->entities[store->count - 1].lists = store->lists.used;
+	Append(store, store->lists.codes, store->lists.used * sizeof(FeatureCode));
+	store->lists.used = 0;
+}
+
 void
-ExampleStoreEntity(ExampleStore *store, ExampleParts parts,
-				   const FeatureCode *meta)
+ExampleStoreEntity(ExampleStore *store, ExampleParts parts)
 {
 	StoredEntity *entity;
 
+	EndEntity(store);
 	if (store->count == store->room)
 	{
 		if (store->room > PG_INT32_MAX / 2)
@@ -117,7 +131,19 @@ ExampleStoreEntity(ExampleStore *store, ExampleParts parts,
 	entity->offset = store->in_file ? -1 - store->file_used :
 		(int64) store->used;
 	entity->parts = parts;
+	entity->lists = 0;
 	store->validation_rows += parts.learnable - parts.training;
+}
+
+CodeLists *
+ExampleStoreLists(ExampleStore *store)
+{
+	return &store->lists;
+}
+
+void
+ExampleStoreMeta(ExampleStore *store, const FeatureCode *meta)
+{
 	Append(store, meta, store->meta_features * sizeof(FeatureCode));
 }
 
@@ -152,15 +178,18 @@ ExampleStoreRead(ExampleStore *store, int e)
 {
 	const StoredEntity *entity = &store->entities[e];
 	Size		meta_size = store->meta_features * sizeof(FeatureCode);
+	Size		rows_size = mul_size(entity->parts.rows, store->row_size);
 	const char *record;
 	Examples	examples;
 
+	EndEntity(store);
 	if (entity->offset >= 0)
 		record = store->memory + entity->offset;
 	else
 	{
-		Size		size = add_size(meta_size,
-									mul_size(entity->parts.rows, store->row_size));
+		Size		size = add_size(add_size(meta_size, rows_size),
+									mul_size(entity->lists,
+											 sizeof(FeatureCode)));
 
 		if (size > store->buffer_size)
 		{
@@ -179,6 +208,7 @@ ExampleStoreRead(ExampleStore *store, int e)
 	examples.parts = entity->parts;
 	examples.meta = (const FeatureCode *) record;
 	examples.row = record + meta_size;
+	examples.lists = (const FeatureCode *) (examples.row + rows_size);
 	examples.row_size = store->row_size;
 	return examples;
 }
@@ -190,6 +220,8 @@ ExampleStoreFree(ExampleStore *store)
 		BufFileClose(store->file);
 	if (store->buffer)
 		pfree(store->buffer);
+	if (store->lists.codes)
+		pfree(store->lists.codes);
 	pfree(store->memory);
 	pfree(store->entities);
 	pfree(store);

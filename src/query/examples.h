@@ -35,6 +35,7 @@ typedef struct Examples
 {
 	ExampleParts parts;
 	const FeatureCode *meta;	/* meta features */
+	const FeatureCode *lists;	/* of meta and of the rows' codes */
 	const char *row;			/* see ExampleRow, ExampleCodes */
 	Size		row_size;
 } Examples;
@@ -72,9 +73,14 @@ ExampleOlderRows(const Examples *examples, int i)
 
 extern ExampleStore *ExampleStoreCreate(int features, int meta_features);
 
-/* Begins an entity, whose rows follow by ExampleStoreAdd, oldest first. */
-extern void ExampleStoreEntity(ExampleStore *store, ExampleParts parts,
-							   const FeatureCode *meta);
+/*
+ * Begins an entity: its meta features follow by ExampleStoreMeta, then its rows
+ * by ExampleStoreAdd, oldest first.  Lists of their codes are to be added to
+ * those of the store, which lets go of what was added before.
+ */
+extern void ExampleStoreEntity(ExampleStore *store, ExampleParts parts);
+extern CodeLists *ExampleStoreLists(ExampleStore *store);
+extern void ExampleStoreMeta(ExampleStore *store, const FeatureCode *meta);
 extern void ExampleStoreAdd(ExampleStore *store, const Interaction *row,
 							const FeatureCode *codes);
 

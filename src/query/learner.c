@@ -83,7 +83,7 @@ struct Learner
 	float	   *gradient;		/* of trained->parameters */
 	float	   *rate_logs;		/* where the inner rates are learned */
 	float	   *rate_gradient;
-	TableGradient *interaction_tables;	/* by feature; numeric ones unused */
+	TableGradient *interaction_tables;	/* by feature, where it has a table */
 	TableGradient *entity_tables;
 	int			groups;
 	ParameterGroup *group;
@@ -130,7 +130,7 @@ AddTables(Learner *learner, Encoder *encoder)
 		Feature    *feature = &encoder->features[f];
 		Size		rows;
 
-		if (feature->kind != FEATURE_CATEGORY)
+		if (!HasTable(feature))
 			continue;
 		rows = VocabularyRows(&feature->vocabulary);
 		tables[f].vectors = ZeroNumbers(mul_size(rows, feature->size));
@@ -161,7 +161,7 @@ CopyEncoder(const Encoder *fitted, int count, bool wide, int category_size,
 		Size		rows;
 
 		*feature = fitted->features[f];
-		if (feature->kind != FEATURE_CATEGORY)
+		if (!HasTable(feature))
 			continue;
 		rows = VocabularyRows(&feature->vocabulary);
 		feature->size = category_size;
@@ -235,8 +235,7 @@ static bool
 LearnsVectors(const Encoder *encoder)
 {
 	for (int f = 0; f < encoder->count; f++)
-		if (encoder->features[f].kind == FEATURE_CATEGORY &&
-			!encoder->features[f].inert)
+		if (HasTable(&encoder->features[f]) && !encoder->features[f].inert)
 			return true;
 	return false;
 }
@@ -319,7 +318,7 @@ DrawTables(Encoder *encoder, const bool *saw_null, double scale,
 	{
 		Feature    *feature = &encoder->features[f];
 
-		if (feature->kind != FEATURE_CATEGORY || feature->inert)
+		if (!HasTable(feature) || feature->inert)
 			continue;
 		for (int row = 0; row <= feature->vocabulary.count; row++)
 			if (row != VOCABULARY_NULL_ROW || saw_null[f])
@@ -329,22 +328,33 @@ DrawTables(Encoder *encoder, const bool *saw_null, double scale,
 	}
 }
 
+/* A column of a weight. */
+static void
+ClearColumn(Learner *learner, const NetworkTensor *weight, int column)
+{
+	for (int row = 0; row < weight->rows; row++)
+		learner->trained->parameters[weight->offset +
+									 (Size) row * weight->columns +
+									 column] = 0;
+}
+
 /* Columns of a weight that read inert numbers, the encoding being at `at`. */
 static void
 ClearInert(Learner *learner, int tensor, int at, const Encoder *encoder)
 {
-	TrainedNetwork *trained = learner->trained;
-	const NetworkTensor *weight = &trained->network.tensors[tensor];
+	const NetworkTensor *weight =
+		&learner->trained->network.tensors[tensor];
 
 	for (int f = 0; f < encoder->count; f++)
 	{
 		const Feature *feature = &encoder->features[f];
 
 		if (feature->kind == FEATURE_NUMERIC && feature->inert)
-			for (int row = 0; row < weight->rows; row++)
-				trained->parameters[weight->offset +
-									(Size) row * weight->columns + at +
-									feature->at] = 0;
+			ClearColumn(learner, weight, at + feature->at);
+		else if (feature->kind == FEATURE_VECTOR)
+			for (int i = 0; i < feature->size; i++)
+				if (feature->elements[i].inert)
+					ClearColumn(learner, weight, at + feature->at + i);
 	}
 }
 
@@ -400,16 +410,16 @@ AddRow(Learner *learner, Batch *batch, const Examples *examples, int i,
 	FeatureCode *codes = (FeatureCode *) (row + sizeof(Interaction));
 
 	memcpy(row, ExampleRow(examples, i), size);
-	if (dropout == NULL || learner->options->category_dropout == 0)
-		return;
-	for (int f = 0; f < encoder->count; f++)
-	{
-		const Vocabulary *v = &encoder->features[f].vocabulary;
+	if (dropout && learner->options->category_dropout > 0)
+		for (int f = 0; f < encoder->count; f++)
+		{
+			const Vocabulary *v = &encoder->features[f].vocabulary;
 
-		if (encoder->features[f].kind == FEATURE_CATEGORY &&
-			random_uniform(dropout) < learner->options->category_dropout)
-			codes[f].row = 1 + v->count + random_below(dropout, v->outside);
-	}
+			if (HasTable(&encoder->features[f]) &&
+				random_uniform(dropout) < learner->options->category_dropout)
+				codes[f].row = 1 + v->count + random_below(dropout, v->outside);
+		}
+	MoveCodes(encoder, codes, examples->lists, &batch->lists);
 }
 
 /*
@@ -417,15 +427,17 @@ AddRow(Learner *learner, Batch *batch, const Examples *examples, int i,
  * of rows are the caller's.
  */
 static BatchTask *
-BeginTask(Learner *learner, Batch *batch, int entity, const FeatureCode *meta)
+BeginTask(Learner *learner, Batch *batch, int entity, const Examples *examples)
 {
-	int			count = learner->trained->entity.count;
+	const Encoder *encoder = &learner->trained->entity;
+	int			count = encoder->count;
 	int			t = batch->head->tasks++;
 	BatchTask  *task = &batch->task[t];
+	FeatureCode *meta = batch->meta + (Size) t * count;
 
 	if (count > 0)
-		memcpy(batch->meta + (Size) t * count, meta,
-			   count * sizeof(FeatureCode));
+		memcpy(meta, examples->meta, count * sizeof(FeatureCode));
+	MoveCodes(encoder, meta, examples->lists, &batch->lists);
 	task->entity = entity;
 	task->first = batch->head->rows;
 	return task;
@@ -512,7 +524,7 @@ AddTask(Learner *learner, Batch *batch, int number)
 		return;
 
 	/* of the support rows only the newest adapt, as when serving */
-	task = BeginTask(learner, batch, e, examples.meta);
+	task = BeginTask(learner, batch, e, &examples);
 	for (int i = 0; i < n; i++)
 		if (is_support[i] && ++passed > support - options->support_rows)
 			AddRow(learner, batch, &examples, rows[i], &random);
@@ -529,20 +541,30 @@ AddTask(Learner *learner, Batch *batch, int number)
 /* Hands the gradient of encodings on to the tables they were made of. */
 static void
 ScatterGradient(const Encoder *encoder, const TableGradient *tables,
-				const FeatureCode *codes, const float *gradient, float offset)
+				const FeatureCode *codes, const FeatureCode *lists,
+				const float *gradient, float offset)
 {
 	for (int f = 0; f < encoder->count; f++)
 	{
 		const Feature *feature = &encoder->features[f];
-		float	   *row;
+		const FeatureCode *rows;
+		int			count;
+		float		share;
 
-		if (feature->kind != FEATURE_CATEGORY || feature->inert)
+		if (!HasTable(feature) || feature->inert)
 			continue;
-		row = tables[f].vectors + (Size) codes[f].row * feature->size;
-		for (int i = 0; i < feature->size; i++)
-			row[i] += gradient[feature->at + i];
-		if (tables[f].wide)
-			tables[f].wide[codes[f].row] += offset;
+		rows = CodeRows(&codes[f], lists, &count);
+		share = 1.0f / count;
+		for (int r = 0; r < count; r++)
+		{
+			float	   *row = tables[f].vectors +
+				(Size) rows[r].row * feature->size;
+
+			for (int i = 0; i < feature->size; i++)
+				row[i] += share * gradient[feature->at + i];
+			if (tables[f].wide)
+				tables[f].wide[rows[r].row] += share * offset;
+		}
 	}
 }
 
@@ -643,13 +665,13 @@ GatherGradients(Learner *learner, const Batch *batch, MeanLoss *train_loss)
 			Size		r = batch->task[t].first + i;
 
 			ScatterGradient(interaction, learner->interaction_tables,
-							ExampleCodes(&examples, i),
+							ExampleCodes(&examples, i), examples.lists,
 							batch->z_gradient + r * interaction->width,
 							batch->offset_gradient[r]);
 		}
 		if (batch->x_gradient)
 			ScatterGradient(entity, learner->entity_tables, examples.meta,
-							batch->x_gradient + (Size) t * entity->width, 0);
+							examples.lists, batch->x_gradient + (Size) t * entity->width, 0);
 	}
 }
 
@@ -727,7 +749,7 @@ AddValidation(Learner *learner, Batch *batch, int e)
 
 	if (wanted.query == 0)
 		return;
-	task = BeginTask(learner, batch, e, examples.meta);
+	task = BeginTask(learner, batch, e, &examples);
 	task->support = wanted.support;
 	task->query = wanted.query;
 	for (int i = 0; i < wanted.support; i++)

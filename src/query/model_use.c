@@ -372,6 +372,7 @@ PriorEmbedding(ModelUse *use, Datum *key, float *embedding)
 	const NetworkShape *shape = &trained->shape;
 	FeatureCode *codes = palloc(sizeof(FeatureCode) *
 								Max(trained->entity.count, 1));
+	CodeLists	lists = {.context = CurrentMemoryContext};
 	float	   *x = palloc(sizeof(float) * Max(trained->entity.width, 1));
 	Rows		none = {0};
 
@@ -381,11 +382,11 @@ PriorEmbedding(ModelUse *use, Datum *key, float *embedding)
 
 		for (int k = 0; k < use->key.count; k++)
 			columns[k] = &key[k];
-		EntityCodes(UseAdapter(use), 1, columns, true, codes);
+		EntityCodes(UseAdapter(use), 1, columns, true, codes, &lists);
 	}
 	else
 		UnknownEntityCodes(&trained->entity, codes);
-	Encode(&trained->entity, codes, x);
+	Encode(&trained->entity, codes, lists.codes, x);
 	adapt(&trained->network, x, &none,
 		  palloc(sizeof(float) * adapt_size(shape, 0)), embedding);
 }

@@ -63,12 +63,12 @@ PredictorInit(Predictor *predictor, const TrainedNetwork *trained)
 }
 
 void
-PredictorEntity(Predictor *predictor, const FeatureCode *meta)
+PredictorEntity(Predictor *predictor, const Examples *examples)
 {
 	const TrainedNetwork *trained = predictor->trained;
 	Rows		none = {0};
 
-	Encode(&trained->entity, meta, predictor->x);
+	Encode(&trained->entity, examples->meta, examples->lists, predictor->x);
 	adapt(&trained->network, predictor->x, &none, predictor->adapting,
 		  predictor->prior);
 }
@@ -97,8 +97,8 @@ EncodeRows(Predictor *predictor, const Examples *examples, int first, int n,
 			codes[encoder->count - 1].row = VOCABULARY_NULL_ROW;
 			given = codes;
 		}
-		predictor->offset[i] = Encode(encoder, given, predictor->z +
-									  (Size) i * encoder->width);
+		predictor->offset[i] = Encode(encoder, given, examples->lists,
+									  predictor->z + (Size) i * encoder->width);
 		predictor->label[i] = row->label;
 		predictor->weight[i] = row->weight;
 		predictor->same_time[i] = i > 0 && row->same_time;

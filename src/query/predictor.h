@@ -37,8 +37,8 @@ typedef struct Predictor
 /* Everything is in the current memory context; `trained` may still change. */
 extern void PredictorInit(Predictor *predictor, const TrainedNetwork *trained);
 
-/* Goes on to an entity of this meta features' codes. */
-extern void PredictorEntity(Predictor *predictor, const FeatureCode *meta);
+/* Goes on to an entity, of which the meta features are asked. */
+extern void PredictorEntity(Predictor *predictor, const Examples *examples);
 
 /*
  * Adapts to the entity's first n rows, of which the newest count as many as

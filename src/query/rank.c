@@ -194,6 +194,7 @@ typedef struct RankReceiver
 	TupleDesc	desc;
 	ColumnReader *readers;
 	int		   *column;
+	CodeLists	lists;			/* of one column */
 	Block		block;
 	MinimalTuple row[BLOCK_ROWS];
 	BestHeap	best;
@@ -255,12 +256,13 @@ ReceiveCandidate(TupleTableSlot *slot, DestReceiver *self)
 	for (int f = 0; f < features; f++)
 		offset += EncodeColumn(&rank->readers[f], &encoder->features[f],
 							   slot->tts_values[rank->column[f]],
-							   slot->tts_isnull[rank->column[f]], z);
+							   slot->tts_isnull[rank->column[f]],
+							   &rank->lists, z);
 
 	/* to the arm `id` the entity is a feature */
 	if (features < encoder->count)
 		offset += EncodeCode(&encoder->features[features],
-							 (FeatureCode) {.row = rank->vector->id}, z);
+							 (FeatureCode) {.row = rank->vector->id}, NULL, z);
 	MemoryContextSwitchTo(rank->rows);
 	rank->row[rank->block.count] = ExecCopySlotMinimalTuple(slot);
 	MemoryContextSwitchTo(old);
@@ -403,6 +405,7 @@ limaml_rank(PG_FUNCTION_ARGS)
 	context = AllocSetContextCreate(CurrentMemoryContext, "limaml rank",
 									ALLOCSET_DEFAULT_SIZES);
 	rank.context = context;
+	rank.lists.context = context;
 	rank.rows = AllocSetContextCreate(context, "limaml rank rows",
 									  ALLOCSET_DEFAULT_SIZES);
 	rank.reading = AllocSetContextCreate(context, "limaml rank row",

@@ -172,6 +172,7 @@ TrainingRowsScan(TrainingRows *training, const char *sql, bool tested,
 typedef struct FeatureStatistics
 {
 	NumberStatistics number;
+	VectorStatistics vector;
 	ValueCounter *values;
 } FeatureStatistics;
 
@@ -181,25 +182,55 @@ typedef struct Statistics
 	FeatureStatistics *meta_features;
 } Statistics;
 
+/* Counts every value; where there is none, NULL. */
+static void
+AddCategories(const Feature *feature, ColumnReader *reader,
+			  ValueCounter *counter, Datum datum, bool isnull)
+{
+	CategoryValue *values;
+	int			count = ReadCategories(reader, feature, datum, isnull,
+									   &values);
+	CategoryValue none = {.isnull = true};
+
+	if (count == 0)
+		ValueCounterAdd(counter, &none);
+	for (int i = 0; i < count; i++)
+		ValueCounterAdd(counter, &values[i]);
+}
+
 static void
 AddStatistics(const Encoder *encoder, int count, ColumnReader *readers,
 			  FeatureStatistics *statistics, const ScannedRow *row, int first)
 {
 	for (int f = 0; f < count; f++)
 	{
+		const Feature *feature = &encoder->features[f];
 		Datum		datum = row->values[first + f];
 		bool		isnull = row->isnull[first + f];
 
-		if (encoder->features[f].kind == FEATURE_NUMERIC)
-			NumberStatisticsAdd(&statistics[f].number,
-								ReadNumber(&readers[f], datum, isnull));
-		else
+		switch (feature->kind)
 		{
-			CategoryValue value;
+			case FEATURE_NUMERIC:
+				NumberStatisticsAdd(&statistics[f].number,
+									ReadNumber(&readers[f], datum, isnull));
+				break;
+			case FEATURE_CATEGORY:
+				{
+					CategoryValue value;
 
-			ReadCategory(&readers[f], encoder->features[f].vocabulary.is_integer,
-						 datum, isnull, &value);
-			ValueCounterAdd(statistics[f].values, &value);
+					ReadCategory(&readers[f], feature->vocabulary.is_integer,
+								 datum, isnull, &value);
+					ValueCounterAdd(statistics[f].values, &value);
+					break;
+				}
+			case FEATURE_CATEGORIES:
+				AddCategories(feature, &readers[f], statistics[f].values,
+							  datum, isnull);
+				break;
+			case FEATURE_VECTOR:
+				VectorStatisticsAdd(&statistics[f].vector, &readers[f],
+									feature, datum, isnull);
+				break;
 		}
 	}
 }
@@ -247,10 +278,13 @@ BeginStatistics(Encoder *encoder, int max_categories)
 											Max(encoder->count, 1));
 
 	for (int f = 0; f < encoder->count; f++)
-		if (encoder->features[f].kind == FEATURE_CATEGORY)
+	{
+		statistics[f].vector.context = CurrentMemoryContext;
+		if (HasTable(&encoder->features[f]))
 			statistics[f].values =
 				ValueCounterCreate(encoder->features[f].vocabulary.is_integer,
 								   max_categories);
+	}
 	return statistics;
 }
 
@@ -271,8 +305,10 @@ static ColumnReader *
 DeclaredReaders(Encoder *encoder, const SourceColumn *columns, int count)
 {
 	for (int f = 0; f < count; f++)
-		if (encoder->features[f].kind == FEATURE_CATEGORY)
+		if (HasTable(&encoder->features[f]))
 			encoder->features[f].vocabulary.is_integer =
+				encoder->features[f].kind == FEATURE_CATEGORIES ?
+				CategoriesAreInteger(columns[f].type) :
 				CategoryIsInteger(columns[f].type);
 	return TrainedReaders(encoder, columns, count);
 }
@@ -294,6 +330,11 @@ FinishStatistics(const ModelOptions *options, Encoder *encoder,
 		if (feature->kind == FEATURE_NUMERIC)
 		{
 			NumberStatisticsFeature(&statistics[f].number, feature);
+			continue;
+		}
+		if (feature->kind == FEATURE_VECTOR)
+		{
+			VectorStatisticsFeature(&statistics[f].vector, feature);
 			continue;
 		}
 		ValueCounterVocabulary(statistics[f].values,
@@ -327,14 +368,18 @@ AddEntityKey(TrainingRows *training)
 	feature->vocabulary.is_integer = training->key_reader.is_integer;
 }
 
+/* Their lists go to the store. */
 static void
-ReadCodes(const Encoder *encoder, int count, ColumnReader *readers,
-		  const ScannedRow *row, int first, FeatureCode *codes)
+ReadCodes(TrainingRows *training, const Encoder *encoder, int count,
+		  ColumnReader *readers, const ScannedRow *row, int first,
+		  FeatureCode *codes)
 {
+	CodeLists  *lists = ExampleStoreLists(training->store);
+
 	for (int f = 0; f < count; f++)
 		codes[f] = ReadFeature(&readers[f], &encoder->features[f],
 							   row->values[first + f],
-							   row->isnull[first + f]);
+							   row->isnull[first + f], lists);
 }
 
 void
@@ -343,8 +388,8 @@ ReadInteractionCodes(TrainingRows *training, const ScannedRow *row,
 {
 	int			features = training->source.features;
 
-	ReadCodes(&training->interaction, features, training->readers, row,
-			  row->features_at, codes);
+	ReadCodes(training, &training->interaction, features, training->readers,
+			  row, row->features_at, codes);
 	if (training->with_id)
 	{
 		CategoryValue value;
@@ -360,7 +405,7 @@ void
 ReadEntityCodes(TrainingRows *training, const ScannedRow *row,
 				FeatureCode *codes)
 {
-	ReadCodes(&training->entity, training->entity.count,
+	ReadCodes(training, &training->entity, training->entity.count,
 			  training->meta_readers, row,
 			  row->features_at + training->source.features, codes);
 }
@@ -376,8 +421,9 @@ StoreRow(TrainingRows *training, const ScannedRow *row, void *state)
 
 		if (training->split.all_train)
 			parts.training = parts.learnable;
+		ExampleStoreEntity(training->store, parts);
 		ReadEntityCodes(training, row, codes);
-		ExampleStoreEntity(training->store, parts, codes);
+		ExampleStoreMeta(training->store, codes);
 	}
 	ReadInteractionCodes(training, row, codes);
 	ExampleStoreAdd(training->store, &row->interaction, codes);

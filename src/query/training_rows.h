@@ -128,7 +128,10 @@ extern void TrainingRowsScan(TrainingRows *training, const char *sql,
 							 bool tested, ScanEntities which,
 							 RowCallback callback, void *state);
 
-/* The codes of a row, and of its entity, as the encoders have it. */
+/*
+ * The codes of a row, and of its entity, as the encoders have it; their lists
+ * are added to those of the store.
+ */
 extern void ReadInteractionCodes(TrainingRows *training, const ScannedRow *row,
 								 FeatureCode *codes);
 extern void ReadEntityCodes(TrainingRows *training, const ScannedRow *row,

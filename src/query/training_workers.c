@@ -35,6 +35,7 @@ typedef struct SharedRun
 	dsa_pointer values;			/* all that is learned: see PassValues */
 	dsa_pointer batch;
 	int			room;			/* rows */
+	dsa_pointer lists;			/* of the batch, if it has any */
 
 	/*
 	 * The number of the round in the upper half, in the lower that of its
@@ -63,6 +64,7 @@ struct TrainingWorkers
 	dsa_area   *area;
 	SharedRun  *run;
 	float	   *values;			/* run->values */
+	int			lists_room;		/* codes that run->lists holds */
 	uint32		round;
 };
 
@@ -101,7 +103,7 @@ PassValues(TrainedNetwork *trained, float *at, bool adopt)
 			Feature    *feature = &encoders[e]->features[f];
 			Size		rows;
 
-			if (feature->kind != FEATURE_CATEGORY)
+			if (!HasTable(feature))
 				continue;
 			rows = VocabularyRows(&feature->vocabulary);
 			if (at)
@@ -135,6 +137,7 @@ SharedRunInit(SharedRun *run, const BatchPlan *plan, dsa_area *area)
 	run->area = dsa_get_handle(area);
 	run->values = InvalidDsaPointer;
 	run->batch = InvalidDsaPointer;
+	run->lists = InvalidDsaPointer;
 	pg_atomic_init_u64(&run->claims, 0);
 	pg_atomic_init_u32(&run->unfinished, 0);
 	pg_atomic_init_u32(&run->ended, 0);
@@ -196,6 +199,7 @@ TrainingWorkersStart(const BatchPlan *plan, int workers)
 	started->context = CurrentMemoryContext;
 	started->plan = plan;
 	started->memory = ShareMemoryCreate(plan);
+	started->batch.lists.context = CurrentMemoryContext;
 	if (workers > 0)
 		StartParallel(started, workers);
 	return started;
@@ -236,7 +240,32 @@ TrainingWorkersBatch(TrainingWorkers *workers, int rows)
 		BatchPlace(workers->plan, room, memory, &workers->batch);
 	}
 	memset(workers->batch.head, 0, sizeof(BatchHead));
+	workers->batch.lists.used = 0;
 	return &workers->batch;
+}
+
+/* Copies the batch's lists to where all processes find them. */
+static void
+ShareLists(TrainingWorkers *workers)
+{
+	const CodeLists *lists = &workers->batch.lists;
+	SharedRun  *run = workers->run;
+
+	if (lists->used == 0)
+		return;
+	if (lists->used > workers->lists_room)
+	{
+		if (DsaPointerIsValid(run->lists))
+			dsa_free(workers->area, run->lists);
+		run->lists = InvalidDsaPointer;
+		run->lists = dsa_allocate_extended(workers->area,
+										   mul_size(lists->room,
+													sizeof(FeatureCode)),
+										   DSA_ALLOC_HUGE);
+		workers->lists_room = lists->room;
+	}
+	memcpy(dsa_get_address(workers->area, run->lists), lists->codes,
+		   sizeof(FeatureCode) * lists->used);
 }
 
 /*
@@ -282,6 +311,7 @@ TrainingWorkersRun(TrainingWorkers *workers, BatchWork work)
 	}
 
 	PassValues(workers->plan->trained, workers->values, false);
+	ShareLists(workers);
 	workers->round++;
 	pg_atomic_write_u32(&run->unfinished, batch->head->shares);
 	pg_write_barrier();
@@ -359,7 +389,7 @@ limaml_training_worker_main(dsm_segment *segment, shm_toc *toc)
 	dsa_area   *area = dsa_attach(run->area);
 	BatchPlan	plan = run->plan;
 	ShareMemory *memory = NULL;
-	Batch		batch;
+	Batch		batch = {0};
 	uint32		seen = 0;
 
 	while (AwaitRound(run))
@@ -378,8 +408,12 @@ limaml_training_worker_main(dsm_segment *segment, shm_toc *toc)
 			else if (round != seen)
 				TrainedNetworkRepack(plan.trained);
 			if (round != seen)
+			{
 				BatchPlace(&plan, run->room, dsa_get_address(area, run->batch),
 						   &batch);
+				batch.lists.codes = DsaPointerIsValid(run->lists) ?
+					dsa_get_address(area, run->lists) : NULL;
+			}
 			seen = round;
 			BatchDoShare(memory, &batch, share);
 			ShareDone(run);

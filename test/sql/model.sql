@@ -133,8 +133,10 @@ SELECT limaml_create_model('m', 'rating', '{member_id}', 'liked', 'at', '{year:C
 SELECT limaml_create_model('m', 'rating', '{member_id}', 'liked', 'at', '{year:vector}');
 SELECT limaml_create_model('m', 'rating', '{member_id}', 'liked', 'at', '{"mixed case"}');
 SELECT limaml_create_model('m', 'rating', '{member_id}', 'liked', 'at', '{note:numeric}');
-SELECT limaml_create_model('m', 'rating', '{member_id}', 'liked', 'at', '{price,tags}');
+SELECT limaml_create_model('m', 'rating', '{member_id}', 'liked', 'at', '{price,tags:numeric}');
+SELECT limaml_create_model('m', 'rating', '{member_id}', 'liked', 'at', '{tags:vector}');
 SELECT limaml_create_model('m', 'rating', '{member_id}', 'liked', 'at', '{tags:category}');
+SELECT limaml_create_model('m', 'rating', '{member_id}', 'liked', 'at', '{note:categories}');
 SELECT limaml_create_model('m', 'rating', '{member_id}', 'liked', 'at', '{pair:category}');
 SELECT limaml_create_model('m', 'rating', '{member_id}', 'liked', 'at', '{at}');
 SELECT limaml_create_model('m', 'rating', '{member_id}', 'liked', 'at', '{seen}');
