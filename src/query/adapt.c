@@ -18,6 +18,7 @@
 #include "nodes/params.h"
 #include "portability/instr_time.h"
 #include "query/adapt.h"
+#include "query/key_places.h"
 #include "nodes/plannodes.h"
 #include "storage/shmem.h"
 #include "tcop/dest.h"
@@ -35,17 +36,15 @@
 /* Entities adapted at a time, where nobody says otherwise. */
 #define PART_ENTITIES 500
 
-/* Rows there is room for in an entity's first buffer. */
+/* Rows there is room for in an entity's first list; in a block at least. */
 #define FIRST_ROWS 16
+#define ROWS_OF_BLOCK 16
 
 /* About what a copy of a time takes that is no value (numeric). */
 #define TIME_COPY_SIZE 32
 
 /* Memory that a part's rows are read back through. */
 #define SPILL_READ_SIZE (256 * 1024)
-
-/* About what smaller buffers leave behind that an entity has outgrown. */
-#define OUTGROWN_SIZE 8192
 
 /* About how long the list of a row's categories is, and what a copy costs. */
 #define TYPICAL_LIST 8
@@ -74,14 +73,13 @@ StaticAssertDecl(offsetof(KeptRow, codes) ==
 
 /*
  * An entity's newest rows, and up to as many older ones that go when the
- * buffer is full.
+ * list is full.
  */
 typedef struct KeptRows
 {
-	char	   *rows;
+	KeptRow   **rows;
 	int			count;
 	int			room;
-	int64		interactions;	/* all that were seen */
 } KeptRows;
 
 /* A row that waits on disk; what is kept of it follows, its time and lists. */
@@ -92,17 +90,26 @@ typedef struct SpilledRow
 	Size		lists_size;		/* 0 where there are none */
 } SpilledRow;
 
-/* Takes the rows of a batch as the executor finds them. */
+/*
+ * Takes the rows of a batch as the executor finds them: all stay in memory, or
+ * where they are too many all wait on disk for their part.
+ */
 typedef struct RowReceiver
 {
 	DestReceiver receiver;		/* first, for it is what the executor knows */
 	Adapter    *adapter;
+	int			count;			/* entities of the batch */
 	Datum	  **key;
-	KeptRows   *kept;			/* of each entity of the first part */
+	KeyPlaces  *places;			/* NULL where the query tells the place */
+	int64	   *interactions;	/* that each entity has */
+	KeptRows   *kept;			/* of each, unless they wait on disk; else of
+								 * each of the part that is taken back */
+	MemoryContext kept_context; /* of these rows' lists and copies */
+	MemoryContext slots;		/* of these rows */
 	KeptRow    *row;			/* the one that is being read */
 	CodeLists	lists;			/* of its codes */
-	LogicalTapeSet *tapes;		/* of the other parts, where there are any */
-	LogicalTape **tape;
+	LogicalTapeSet *tapes;		/* NULL while all are in memory */
+	LogicalTape **tape;			/* of each part */
 	MemoryContext row_context;
 	ErrorContextCallback *error_context;	/* outside of the query */
 } RowReceiver;
@@ -204,6 +211,7 @@ AdapterInit(Adapter *adapter, const Model *model,
 	adapter->part = AllocSetContextCreate(context, "limaml part",
 										  ALLOCSET_DEFAULT_SIZES);
 	adapter->part_entities = PART_ENTITIES;
+	adapter->kept_size = 0;
 	adapter->rows_plan = NULL;
 	adapter->one_plan = NULL;
 	adapter->many_plan = NULL;
@@ -391,12 +399,6 @@ Seen(const KeptRow *row)
 	return (const unsigned char *) row + offsetof(KeptRow, label);
 }
 
-static KeptRow *
-RowAt(const Adapter *adapter, const KeptRows *kept, int i)
-{
-	return (KeptRow *) (kept->rows + i * KeptRowSize(adapter));
-}
-
 /* About what the lists of codes take that a row has, or an entity. */
 static Size
 TypicalListsSize(const Encoder *encoder)
@@ -416,11 +418,11 @@ int
 AdapterPartEntities(const Adapter *adapter, Size memory)
 {
 	const TrainedNetwork *trained = adapter->trained;
-	Size		row = KeptRowSize(adapter) +
+	Size		row = KeptRowSize(adapter) + ALLOCATION_SIZE +
+		2 * sizeof(KeptRow *) +
 		(adapter->source.event_time.by_value ? 0 : TIME_COPY_SIZE) +
 		TypicalListsSize(&trained->interaction);
-	Size		entity = 2 * trained->support_rows * row + OUTGROWN_SIZE +
-		sizeof(KeptRows) + sizeof(AdaptedEntity) +
+	Size		entity = 2 * trained->support_rows * row + sizeof(KeptRows) + sizeof(AdaptedEntity) +
 		network_embedding_size(&trained->shape) * sizeof(float) +
 		trained->entity.count * sizeof(FeatureCode) +
 		TypicalListsSize(&trained->entity);
@@ -433,8 +435,8 @@ static int
 CompareRows(const void *a, const void *b, void *arg)
 {
 	Adapter    *adapter = arg;
-	const KeptRow *x = a;
-	const KeptRow *y = b;
+	const KeptRow *x = *(KeptRow *const *) a;
+	const KeptRow *y = *(KeptRow *const *) b;
 	int			order = ApplySortComparator(x->time, false, y->time, false,
 											&adapter->time_order);
 
@@ -456,90 +458,129 @@ KeepNewest(Adapter *adapter, KeptRows *kept)
 	int			older = kept->count - adapter->trained->support_rows;
 
 	if (kept->count > 1)
-		qsort_arg(kept->rows, kept->count, KeptRowSize(adapter), CompareRows,
+		qsort_arg(kept->rows, kept->count, sizeof(KeptRow *), CompareRows,
 				  adapter);
 	if (older <= 0)
 		return;
 	for (int i = 0; i < older; i++)
 	{
-		KeptRow    *row = RowAt(adapter, kept, i);
+		KeptRow    *row = kept->rows[i];
 
 		if (!adapter->source.event_time.by_value)
 			pfree(DatumGetPointer(row->time));
 		if (row->lists)
 			pfree(row->lists);
+		pfree(row);
 	}
 	kept->count -= older;
-	memmove(kept->rows, RowAt(adapter, kept, older),
-			kept->count * KeptRowSize(adapter));
+	memmove(kept->rows, kept->rows + older, kept->count * sizeof(KeptRow *));
 }
 
 /* Room for one more row. */
 static KeptRow *
-NextRow(Adapter *adapter, KeptRows *kept)
+NextRow(RowReceiver *rows, KeptRows *kept)
 {
-	int			most = 2 * adapter->trained->support_rows;
+	int			most = 2 * rows->adapter->trained->support_rows;
 
 	if (kept->count == most)
-		KeepNewest(adapter, kept);
+		KeepNewest(rows->adapter, kept);
 	if (kept->count == kept->room)
 	{
 		Size		size;
 
 		kept->room = Min(Max(2 * kept->room, FIRST_ROWS), most);
-		size = kept->room * KeptRowSize(adapter);
+		size = kept->room * sizeof(KeptRow *);
 		kept->rows = kept->rows ? repalloc(kept->rows, size) :
-			MemoryContextAlloc(adapter->part, size);
+			MemoryContextAlloc(rows->kept_context, size);
 	}
-	return RowAt(adapter, kept, kept->count++);
+	kept->rows[kept->count] = MemoryContextAlloc(rows->slots,
+												 KeptRowSize(rows->adapter));
+	return kept->rows[kept->count++];
 }
 
 /* Keeps a row, whose lists are copied, and its time where it is no value. */
 static void
-KeepRow(Adapter *adapter, KeptRows *kept, const KeptRow *row)
+KeepRow(RowReceiver *rows, KeptRows *kept, const KeptRow *row)
 {
-	const SourceColumn *column = &adapter->source.event_time;
-	KeptRow    *copy = NextRow(adapter, kept);
+	const SourceColumn *column = &rows->adapter->source.event_time;
+	KeptRow    *copy = NextRow(rows, kept);
 
-	memcpy(copy, row, KeptRowSize(adapter));
+	memcpy(copy, row, KeptRowSize(rows->adapter));
 	if (!column->by_value)
 	{
-		MemoryContext old = MemoryContextSwitchTo(adapter->part);
+		MemoryContext old = MemoryContextSwitchTo(rows->kept_context);
 
 		copy->time = datumCopy(row->time, false, column->length);
 		MemoryContextSwitchTo(old);
 	}
 	if (row->lists)
 	{
-		copy->lists = MemoryContextAllocHuge(adapter->part,
+		copy->lists = MemoryContextAllocHuge(rows->kept_context,
 											 ListsSize(row->lists));
 		memcpy(copy->lists, row->lists, ListsSize(row->lists));
 	}
-	kept->interactions++;
+}
+
+/* Memory for the rows of so many entities in place of others', which go. */
+static void
+KeepRowsOf(RowReceiver *rows, int count)
+{
+	Adapter    *adapter = rows->adapter;
+
+	if (rows->kept_context == NULL)
+		rows->kept_context = AllocSetContextCreate(adapter->batch,
+												   "limaml kept rows",
+												   ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(rows->kept_context);
+	rows->slots = SlabContextCreate(rows->kept_context, "limaml row slots",
+									Max(SLAB_DEFAULT_BLOCK_SIZE,
+										ROWS_OF_BLOCK * KeptRowSize(adapter)),
+									KeptRowSize(adapter));
+	rows->kept = MemoryContextAllocZero(rows->kept_context,
+										mul_size(sizeof(KeptRows), count));
 }
 
 /* Lets a row wait for its part. */
 static void
-SpillRow(RowReceiver *rows, int place)
+SpillRow(RowReceiver *rows, int place, const KeptRow *row)
 {
 	Adapter    *adapter = rows->adapter;
 	int			part = place / adapter->part_entities;
 	LogicalTape *tape = rows->tape[part];
 	SpilledRow	spilled = {
 		.place = place % adapter->part_entities,
-		.time_size = (int) KeptTimeSize(adapter, rows->row->time),
-		.lists_size = ListsSize(rows->row->lists)
+		.time_size = (int) KeptTimeSize(adapter, row->time),
+		.lists_size = ListsSize(row->lists)
 	};
 	MemoryContext old = MemoryContextSwitchTo(adapter->batch);
 
 	/* a tape takes its buffer from the current context */
 	LogicalTapeWrite(tape, (void *) &spilled, sizeof(SpilledRow));
-	LogicalTapeWrite(tape, (void *) rows->row, KeptRowSize(adapter));
+	LogicalTapeWrite(tape, (void *) row, KeptRowSize(adapter));
 	if (spilled.time_size > 0)
-		LogicalTapeWrite(tape, DatumGetPointer(rows->row->time),
-						 spilled.time_size);
+		LogicalTapeWrite(tape, DatumGetPointer(row->time), spilled.time_size);
 	if (spilled.lists_size > 0)
-		LogicalTapeWrite(tape, (void *) rows->row->lists, spilled.lists_size);
+		LogicalTapeWrite(tape, (void *) row->lists, spilled.lists_size);
+	MemoryContextSwitchTo(old);
+}
+
+/* Lets all rows wait for their parts: those that were kept, and any to come. */
+static void
+SpillRows(RowReceiver *rows)
+{
+	Adapter    *adapter = rows->adapter;
+	int			parts = (rows->count - 1) / adapter->part_entities + 1;
+	MemoryContext old = MemoryContextSwitchTo(adapter->batch);
+
+	rows->tapes = LogicalTapeSetCreate(true, NULL, -1);
+	rows->tape = palloc(sizeof(LogicalTape *) * parts);
+	for (int p = 0; p < parts; p++)
+		rows->tape[p] = LogicalTapeCreate(rows->tapes);
+	for (int place = 0; place < rows->count; place++)
+		for (int i = 0; i < rows->kept[place].count; i++)
+			SpillRow(rows, place, rows->kept[place].rows[i]);
+	MemoryContextReset(rows->kept_context);
+	rows->kept = NULL;
 	MemoryContextSwitchTo(old);
 }
 
@@ -550,9 +591,9 @@ ReadSpilled(LogicalTape *tape, void *to, Size size)
 		elog(ERROR, "unexpected end of a temporary file");
 }
 
-/* Takes back the rows of a part, with which the tape ends. */
+/* Takes back the rows of a part of so many, with which the tape ends. */
 static void
-TakeSpilledRows(RowReceiver *rows, int part, KeptRows *kept)
+TakeSpilledRows(RowReceiver *rows, int part, int count)
 {
 	Adapter    *adapter = rows->adapter;
 	LogicalTape *tape = rows->tape[part];
@@ -560,6 +601,7 @@ TakeSpilledRows(RowReceiver *rows, int part, KeptRows *kept)
 	SpilledRow	spilled;
 	Size		size;
 
+	KeepRowsOf(rows, count);
 	LogicalTapeRewindForRead(tape, SPILL_READ_SIZE);
 	while ((size = LogicalTapeRead(tape, &spilled, sizeof(SpilledRow))) > 0)
 	{
@@ -583,7 +625,7 @@ TakeSpilledRows(RowReceiver *rows, int part, KeptRows *kept)
 													  spilled.lists_size);
 			ReadSpilled(tape, rows->row->lists, spilled.lists_size);
 		}
-		KeepRow(adapter, &kept[spilled.place], rows->row);
+		KeepRow(rows, &rows->kept[spilled.place], rows->row);
 	}
 	LogicalTapeClose(tape);
 	MemoryContextSwitchTo(old);
@@ -625,20 +667,26 @@ RowLists(const RowReceiver *rows)
 	return copy;
 }
 
-/* Reads a row into rows->row; returns the place of its entity. */
+/*
+ * Reads a row into rows->row; returns the place of its entity, or -1 where it
+ * is of none that was asked for.
+ */
 static int
 ReadRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 {
 	Adapter    *adapter = rows->adapter;
 	const Source *source = &adapter->source;
 	const Encoder *encoder = &adapter->trained->interaction;
-	int			place = (int) DatumGetInt64(values[0]) - 1;
+	int			place = rows->places ? KeyPlace(rows->places, values[0]) :
+		(int) DatumGetInt64(values[0]) - 1;
 	int			first = 3 + (source->weight.name ? 1 : 0);
 	Datum		key[INDEX_MAX_KEYS];
 	Interaction interaction;
 	KeptRow    *row = rows->row;
 	uint64		seed;
 
+	if (place < 0)
+		return place;
 	for (int k = 0; k < source->key.count; k++)
 		key[k] = rows->key[k][place];
 	interaction = SourceReadInteraction(source, adapter->trained->shape.loss,
@@ -701,11 +749,20 @@ ReceiveRow(TupleTableSlot *slot, DestReceiver *self)
 	old = MemoryContextSwitchTo(rows->row_context);
 	place = ReadRow(rows, slot->tts_values, slot->tts_isnull);
 	error_context_stack = inner;
-	if (place < rows->adapter->part_entities)
-		KeepRow(rows->adapter, &rows->kept[place], rows->row);
-	else
-		SpillRow(rows, place);
 	MemoryContextSwitchTo(old);
+	if (place < 0)
+		return true;
+	rows->interactions[place]++;
+	if (rows->tapes)
+		SpillRow(rows, place, rows->row);
+	else
+	{
+		KeepRow(rows, &rows->kept[place], rows->row);
+		if (rows->count > rows->adapter->part_entities &&
+			MemoryContextMemAllocated(rows->kept_context, true) >
+			rows->adapter->kept_size)
+			SpillRows(rows);
+	}
 	return true;
 }
 
@@ -781,19 +838,22 @@ AdapterReadingCost(Adapter *adapter, int count, Datum **key)
 	return cost;
 }
 
-/* Reads the newest rows of the entities: of the first part, and to tapes. */
+/* Reads the newest rows of the entities. */
 static void
-ReadRows(RowReceiver *rows, int count, bool read_only)
+ReadRows(RowReceiver *rows, bool read_only)
 {
 	Adapter    *adapter = rows->adapter;
 	SPIExecuteOptions options = {
 		.read_only = read_only,
 		.dest = &rows->receiver
 	};
-	SPIPlanPtr	plan = RowsPlan(adapter, count);
+	SPIPlanPtr	plan = RowsPlan(adapter, rows->count);
 
 	MemoryContextSwitchTo(adapter->batch);
-	options.params = KeyParameters(adapter, count, rows->key);
+	if (adapter->source.key_has_places && rows->count > 1)
+		rows->places = KeyPlacesCreate(&adapter->source.key, rows->count,
+									   rows->key[0]);
+	options.params = KeyParameters(adapter, rows->count, rows->key);
 	if (SPI_execute_plan_extended(plan, &options) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the interactions");
 	MemoryContextSwitchTo(adapter->batch);
@@ -809,7 +869,7 @@ EncodeRows(Adapter *adapter, KeptRows *kept, AdaptedEntity *adapted)
 	KeepNewest(adapter, kept);
 	for (int i = 0; i < kept->count; i++)
 	{
-		const KeptRow *row = RowAt(adapter, kept, i);
+		const KeptRow *row = kept->rows[i];
 
 		adapter->label[i] = row->label;
 		adapter->weight[i] = row->weight;
@@ -840,10 +900,10 @@ Lap(instr_time *start)
 
 /* Adapts the entities of a part, from place `first` on. */
 static AdaptedEntity *
-AdaptPart(Adapter *adapter, int first, int count, Datum **key,
-		  const FeatureCode *meta_codes, const FeatureCode *meta_lists,
-		  KeptRows *kept)
+AdaptPart(RowReceiver *rows, int first, int count, KeptRows *kept,
+		  const FeatureCode *meta_codes, const FeatureCode *meta_lists)
 {
+	Adapter    *adapter = rows->adapter;
 	const TrainedNetwork *trained = adapter->trained;
 	AdaptedEntity *adapted = palloc0(sizeof(AdaptedEntity) * count);
 
@@ -853,8 +913,8 @@ AdaptPart(Adapter *adapter, int first, int count, Datum **key,
 
 		CHECK_FOR_INTERRUPTS();
 		for (int k = 0; k < adapter->source.key.count; k++)
-			values[k] = key[k][first + i];
-		adapted[i].interactions = kept[i].interactions;
+			values[k] = rows->key[k][first + i];
+		adapted[i].interactions = rows->interactions[first + i];
 		AdaptOne(adapter, EncodeRows(adapter, &kept[i], &adapted[i]),
 				 meta_codes + i * trained->entity.count, meta_lists, values,
 				 &adapted[i]);
@@ -862,13 +922,48 @@ AdaptPart(Adapter *adapter, int first, int count, Datum **key,
 	return adapted;
 }
 
+/* Adapts and hands over the part whose rows there are, or wait on disk. */
+static void
+AdaptAndSend(RowReceiver *rows, int part, bool read_only,
+			 AdaptedReceiver receive, void *argument)
+{
+	Adapter    *adapter = rows->adapter;
+	MemoryContext caller = CurrentMemoryContext;
+	int			first = part * adapter->part_entities;
+	int			count = Min(adapter->part_entities, rows->count - first);
+	CodeLists	meta_lists = {.context = adapter->part};
+	Datum	   *key[INDEX_MAX_KEYS];
+	FeatureCode *meta_codes;
+	AdaptedEntity *adapted;
+	instr_time	lap;
+
+	INSTR_TIME_SET_CURRENT(lap);
+	MemoryContextSwitchTo(adapter->part);
+	meta_codes = palloc(mul_size(sizeof(FeatureCode),
+								 mul_size(count,
+										  Max(adapter->trained->entity.count, 1))));
+	for (int k = 0; k < adapter->source.key.count; k++)
+		key[k] = rows->key[k] + first;
+	EntityCodes(adapter, count, key, read_only, meta_codes, &meta_lists);
+	if (rows->tapes)
+		TakeSpilledRows(rows, part, count);
+	adapter->reading_seconds += Lap(&lap);
+	MemoryContextSwitchTo(adapter->part);
+	adapted = AdaptPart(rows, first, count,
+						rows->kept + (rows->tapes ? 0 : first), meta_codes,
+						meta_lists.codes);
+	adapter->adapting_seconds += Lap(&lap);
+	MemoryContextSwitchTo(caller);
+	receive(argument, first, count, adapted);
+	MemoryContextReset(adapter->part);
+}
+
 void
 AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
 			  AdaptedReceiver receive, void *argument)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	int			size = Min(count, adapter->part_entities);
-	int			parts = count > 0 ? (count - 1) / size + 1 : 0;
+	int			parts = (count - 1) / adapter->part_entities + 1;
 	RowReceiver rows = {
 		.receiver = {
 			.receiveSlot = ReceiveRow,
@@ -878,11 +973,15 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
 			.mydest = DestTuplestore	/* the likest to it that has a name */
 		},
 		.adapter = adapter,
+		.count = count,
 		.key = key,
 		.error_context = error_context_stack
 	};
-	int			features = adapter->trained->entity.count;
+	instr_time	lap;
 
+	if (count == 0)
+		return;
+	INSTR_TIME_SET_CURRENT(lap);
 	MemoryContextReset(adapter->batch);
 	MemoryContextReset(adapter->part);
 	MemoryContextSwitchTo(adapter->batch);
@@ -890,50 +989,13 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
 											 ALLOCSET_DEFAULT_SIZES);
 	rows.row = palloc0(KeptRowSize(adapter));
 	rows.lists.context = adapter->batch;
-	if (parts > 1)
-	{
-		rows.tapes = LogicalTapeSetCreate(true, NULL, -1);
-		rows.tape = palloc(sizeof(LogicalTape *) * parts);
-		for (int p = 1; p < parts; p++)
-			rows.tape[p] = LogicalTapeCreate(rows.tapes);
-	}
+	rows.interactions = palloc0(mul_size(sizeof(int64), count));
+	KeepRowsOf(&rows, count);
+	ReadRows(&rows, read_only);
+	adapter->reading_seconds += Lap(&lap);
+	MemoryContextSwitchTo(caller);
 	for (int p = 0; p < parts; p++)
-	{
-		int			first = p * size;
-		int			here = Min(size, count - first);
-		Datum	   *part_key[INDEX_MAX_KEYS];
-		FeatureCode *meta_codes;
-		CodeLists	meta_lists = {.context = adapter->part};
-		KeptRows   *kept;
-		AdaptedEntity *adapted;
-		instr_time	lap;
-
-		INSTR_TIME_SET_CURRENT(lap);
-		MemoryContextSwitchTo(adapter->part);
-		meta_codes = palloc(mul_size(sizeof(FeatureCode),
-									 mul_size(here, Max(features, 1))));
-		for (int k = 0; k < adapter->source.key.count; k++)
-			part_key[k] = key[k] + first;
-		EntityCodes(adapter, here, part_key, read_only, meta_codes,
-					&meta_lists);
-		kept = palloc0(sizeof(KeptRows) * here);
-		if (p == 0)
-		{
-			rows.kept = kept;
-			ReadRows(&rows, count, read_only);
-		}
-		else
-			TakeSpilledRows(&rows, p, kept);
-		adapter->reading_seconds += Lap(&lap);
-		MemoryContextSwitchTo(adapter->part);
-		adapted = AdaptPart(adapter, first, here, key, meta_codes,
-							meta_lists.codes, kept);
-		adapter->adapting_seconds += Lap(&lap);
-		MemoryContextSwitchTo(caller);
-		receive(argument, first, here, adapted);
-		MemoryContextReset(adapter->part);
-	}
+		AdaptAndSend(&rows, p, read_only, receive, argument);
 	if (rows.tapes)
 		LogicalTapeSetClose(rows.tapes);
-	MemoryContextSwitchTo(caller);
 }

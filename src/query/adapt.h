@@ -25,7 +25,7 @@ typedef struct Adapter
 	Source		source;
 	SPIPlanPtr	rows_plan;		/* once it is needed, and so the others: to */
 	SPIPlanPtr	one_plan;		/* prepare one takes rights on its relation */
-	SPIPlanPtr	many_plan;		/* for more than are adapted at a time */
+	SPIPlanPtr	many_plan;		/* for so many that their number matters */
 	SPIPlanPtr	entities_plan;
 	ColumnReader *readers;
 	ColumnReader *meta_readers;
@@ -34,6 +34,8 @@ typedef struct Adapter
 	MemoryContext batch;		/* reset by every batch */
 	MemoryContext part;			/* of it, that is adapted at a time */
 	int			part_entities;	/* 500, unless the owner of it sets another */
+	Size		kept_size;		/* memory for the rows of more than a part;
+								 * beyond it they wait on disk */
 
 	float	   *x;
 	float	   *z;				/* support_rows x dz, and so on */
@@ -73,10 +75,10 @@ typedef void (*AdaptedReceiver) (void *argument, int first, int count,
 /*
  * Adapts `count` entities, key[k] being the values of key column k, with
  * whoever's rights are in force.  Their rows are read by one query, by index
- * or in one pass over the relation, as the planner finds cheaper.  They are
- * handed over in parts, in their order; those of a part that is yet to come
- * wait on disk.  What is handed over lives until the receiver returns.  An
- * entity that diverges is an error naming it.
+ * or in one pass over the relation, as the planner finds cheaper, and stay in
+ * memory or wait on disk.  Entities are handed over in parts, in their order.
+ * What is handed over lives until the receiver returns.  An entity that diverges
+ * is an error naming it.
  */
 extern void AdaptEntities(Adapter *adapter, int count, Datum **key,
 						  bool read_only, AdaptedReceiver receive,

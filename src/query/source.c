@@ -18,6 +18,7 @@
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "nodes/value.h"
+#include "query/key_places.h"
 #include "query/source.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -183,6 +184,7 @@ SourceInit(Source *source, const Model *model, int features,
 											 "interactions");
 	EntityKeyInit(&source->key, model, model->interactions, "interactions");
 	source->key_indexed = KeyIsIndexed(model);
+	source->key_has_places = KeyHasPlaces(&source->key);
 	source->event_time = FindColumn(model->interactions, model->event_time);
 	if (!IsTime(source->event_time.type))
 		ereport(ERROR,
@@ -671,9 +673,22 @@ SourceBatchQuery(const Source *source)
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT " PLACE);
+	appendStringInfoString(&sql, "SELECT ");
+	if (source->key_has_places)
+		AppendKey(&sql, source, "i");
+	else
+		appendStringInfoString(&sql, PLACE);
 	AppendRowColumns(&sql, source);
 	appendStringInfoString(&sql, " FROM ");
+	if (source->key_has_places)
+	{
+		appendStringInfo(&sql, "%s AS i WHERE ", source->interactions);
+		AppendUsable(&sql, source);
+		appendStringInfo(&sql, " AND i.%s %s ANY ($1)",
+						 quote_identifier(source->key.columns[0].name),
+						 source->key.columns[0].equality);
+		return sql.data;
+	}
 	AppendGivenKeys(&sql, source);
 	appendStringInfo(&sql, " JOIN %s AS i ON ", source->interactions);
 	AppendKeyEquality(&sql, &source->key, NULL, "i", "k");

@@ -43,6 +43,7 @@ typedef struct Source
 	char	   *entities;		/* the same, or NULL */
 	char	   *entities_equality[INDEX_MAX_KEYS];	/* its key = the key */
 	bool		key_indexed;	/* by an index of the interactions */
+	bool		key_has_places; /* rows of a batch come with their key */
 	SourceColumn event_time;
 	SourceColumn label;
 	SourceColumn weight;		/* name is NULL where there is none */
@@ -116,8 +117,8 @@ extern char *SourceDuplicatesQuery(const Source *source);
 /*
  * The rows of given entities, in no order.  Parameters are an array of each
  * key column's values.
- *		entity's place in the arrays from 1, event time, label, weight?,
- *		features...
+ *		the key, or where that has no places (key_places.h) its place in the
+ *		arrays from 1, event time, label, weight?, features...
  */
 extern char *SourceBatchQuery(const Source *source);
 

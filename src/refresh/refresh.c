@@ -46,18 +46,22 @@
 
 /*
  * Entities of a batch, which is a transaction.  Where rows are looked up by
- * index: so few that nobody waits long for their rows, and of few entities a
- * share, for all workers to have some.  Where they are found in a pass over the
- * relation, a batch is a worker's share of all, or as many as a hash table in
- * the memory there is has room for.
+ * index: so many that a page which holds rows of several is read for all of
+ * them, as few as are done within a second, and of few entities a share, for
+ * all workers to have some.  Where they are found in a pass over the relation, a
+ * batch is a worker's share of all, or as many as a hash table in the memory
+ * there is has room for.
  */
-#define MOST_ENTITIES 500
+#define MOST_ENTITIES 8192
 #define LEAST_ENTITIES 16
 #define SHARE_OF_ENTITIES 8
 #define MOST_ENTITIES_OF_PASS (1 << 20)
 
 /* Of fewer, what has been stored is to be there soon, and to stay. */
-#define LEAST_ENTITIES_OF_PASS (64 * MOST_ENTITIES)
+#define LEAST_ENTITIES_OF_PASS (4 * MOST_ENTITIES)
+
+/* Entities of a batch whose embeddings are stored by one statement. */
+#define PART_ENTITIES 500
 
 /* About what a hash join takes for a key, beside the key. */
 #define HASHED_KEY_SIZE 56
@@ -346,6 +350,13 @@ WriteBatches(Listing *listing, int size)
 	listing->size = 0;
 }
 
+/* What the rows that are kept may take. */
+static Size
+MemoryOfRows(void)
+{
+	return (Size) refresh_work_mem * 1024 / 2;
+}
+
 /* Entities that each version's adapter has memory for at a time. */
 static int
 PartEntities(const Refresh *refresh)
@@ -355,7 +366,7 @@ PartEntities(const Refresh *refresh)
 	for (int v = 0; v < refresh->versions; v++)
 		entities = Min(entities,
 					   AdapterPartEntities(&refresh->version[v].adapter,
-										   (Size) refresh_work_mem * 1024 / 2 / refresh->versions));
+										   MemoryOfRows() / refresh->versions));
 	return entities;
 }
 
@@ -363,9 +374,9 @@ PartEntities(const Refresh *refresh)
 static int
 BatchSize(const Refresh *refresh, int64 total)
 {
-	return Min(PartEntities(refresh),
-			   Max(LEAST_ENTITIES,
-				   Min(MOST_ENTITIES, total / SHARE_OF_ENTITIES)));
+	int64		shares = SHARE_OF_ENTITIES * Max(refresh->run->job.workers, 1);
+
+	return Max(LEAST_ENTITIES, Min(MOST_ENTITIES, total / shares));
 }
 
 /*
@@ -860,7 +871,8 @@ RunBatch(void *argument)
 		adapter->adapting_seconds = 0;
 		adapter->rows_read = 0;
 		adapter->part_entities = Min(PartEntities(refresh),
-									 Max(MOST_ENTITIES, count / MOST_PARTS));
+									 Max(PART_ENTITIES, count / MOST_PARTS));
+		adapter->kept_size = MemoryOfRows() / refresh->versions;
 		MemoryContextSwitchTo(refresh->batch);
 		AdaptEntities(adapter, count, run.key, true, ReceiveAdapted, &run);
 		run.work.reading += adapter->reading_seconds;
