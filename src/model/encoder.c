@@ -861,6 +861,26 @@ ReadFeature(ColumnReader *reader, const Feature *feature, Datum datum,
 }
 
 void
+ReadColumns(ColumnReader *readers, const Encoder *encoder, int count,
+			 const Datum *values, const bool *isnull, FeatureCode *codes,
+			 CodeLists *lists)
+{
+	for (int f = 0; f < count; f++)
+	{
+		const Feature *feature = &encoder->features[f];
+
+		/* the kind of which there are most, without a call */
+		if (feature->kind == FEATURE_NUMERIC && !isnull[f] &&
+			readers[f].method == READ_FLOAT4)
+			codes[f].number = Standardize(DatumGetFloat4(values[f]),
+										  feature->mean, feature->scale);
+		else
+			codes[f] = ReadFeature(&readers[f], feature, values[f], isnull[f],
+								   lists);
+	}
+}
+
+void
 MoveCodes(const Encoder *encoder, FeatureCode *codes, const FeatureCode *from,
 		  CodeLists *to)
 {

@@ -216,6 +216,11 @@ extern void FeatureReaderInit(ColumnReader *reader, const Feature *feature,
 extern FeatureCode ReadFeature(ColumnReader *reader, const Feature *feature,
 							   Datum datum, bool isnull, CodeLists *lists);
 
+/* The same of an encoder's first features. */
+extern void ReadColumns(ColumnReader *readers, const Encoder *encoder,
+						int count, const Datum *values, const bool *isnull,
+						FeatureCode *codes, CodeLists *lists);
+
 /* The list of a code that has one: its count, then its codes. */
 static inline const FeatureCode *
 CodeList(FeatureCode code, const FeatureCode *lists)

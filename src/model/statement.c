@@ -144,7 +144,7 @@ typedef struct KeptPlanEntry
 {
 	char	   *sql;			/* NULL where the entry is free */
 	int			count;
-	Oid			types[INDEX_MAX_KEYS + 1];	/* a key and a version */
+	Oid			types[INDEX_MAX_KEYS + 6];	/* a key, and what is stored beside */
 	SPIPlanPtr	plan;
 	int			options;
 	int			users;

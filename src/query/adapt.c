@@ -698,14 +698,11 @@ ReadRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 	row->label = OneOfAKind(interaction.label);
 	row->weight = OneOfAKind(interaction.weight);
 	rows->lists.used = 0;
+	ReadColumns(adapter->readers, encoder, source->features, values + first,
+				isnull + first, row->codes, &rows->lists);
 	for (int f = 0; f < source->features; f++)
-	{
-		row->codes[f] = ReadFeature(&adapter->readers[f],
-									&encoder->features[f], values[first + f],
-									isnull[first + f], &rows->lists);
 		if (encoder->features[f].kind == FEATURE_NUMERIC)
 			row->codes[f].number = OneOfAKind(row->codes[f].number);
-	}
 
 	/* who it is of makes no difference where nothing adapts */
 	if (source->features < encoder->count)

@@ -374,12 +374,9 @@ ReadCodes(TrainingRows *training, const Encoder *encoder, int count,
 		  ColumnReader *readers, const ScannedRow *row, int first,
 		  FeatureCode *codes)
 {
-	CodeLists  *lists = ExampleStoreLists(training->store);
-
-	for (int f = 0; f < count; f++)
-		codes[f] = ReadFeature(&readers[f], &encoder->features[f],
-							   row->values[first + f],
-							   row->isnull[first + f], lists);
+	ReadColumns(readers, encoder, count, row->values + first,
+				row->isnull + first, codes,
+				ExampleStoreLists(training->store));
 }
 
 void

@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "model/embedding.h"
 #include "model/network_cache.h"
+#include "model/statement.h"
 #include "nodes/params.h"
 #include "pgstat.h"
 #include "portability/instr_time.h"
@@ -91,7 +92,7 @@ typedef struct Refresh
 	MemoryContext part;			/* of a batch, that is stored at a time */
 	int			versions;
 	VersionRun *version;		/* the job's first */
-	char	   *insert;			/* SQL of a batch */
+	SPIPlanPtr	insert;			/* of a part of a batch */
 	char	   *take_changes;	/* SQL, where changed keys are to be deleted */
 	bool		wait;			/* for other workers' batches */
 	int			from;			/* where to look for one that nobody has */
@@ -213,6 +214,12 @@ TakeStatement(const Model *model, const EntityKey *key)
 }
 
 /*
+ * What an embedding is stored with, beside its key: the embedding, how many
+ * interactions, the time of the newest, losses before and after.
+ */
+#define STORED_COLUMNS 5
+
+/*
  * INSERT ... of arrays: key columns, then what AdaptEntities found.  An entity
  * without rows has its embedding brought up to date, but is not given one: it
  * would be the prior, which scoring has by itself.
@@ -222,7 +229,7 @@ InsertStatement(const Model *model, const EntityKey *key)
 {
 	const char *table = ModelRelationName(model, model->embeddings,
 										  "embeddings");
-	int			arrays = key->count + 5;
+	int			arrays = key->count + STORED_COLUMNS;
 	StringInfoData sql;
 	StringInfoData keys;
 
@@ -703,6 +710,35 @@ TakeChanges(Refresh *refresh, int count, Datum **key)
 	SPI_freeplan(plan);
 }
 
+static void
+StoredTypes(const Refresh *refresh, const Source *source, Oid *types)
+{
+	types[0] = refresh->embedding_type;
+	types[1] = INT4OID;
+	types[2] = source->event_time.type;
+	types[3] = FLOAT4OID;
+	types[4] = FLOAT4OID;
+}
+
+/* The plan of InsertStatement: one for all parts, so none is made for each. */
+static SPIPlanPtr
+InsertPlan(const Refresh *refresh)
+{
+	const Source *source = &refresh->version[0].adapter.source;
+	int			keys = source->key.count;
+	Oid			types[INDEX_MAX_KEYS + STORED_COLUMNS + 1];
+
+	StoredTypes(refresh, source, types + keys);
+	for (int k = 0; k < keys; k++)
+		types[k] = source->key.columns[k].type;
+	for (int p = 0; p < keys + STORED_COLUMNS; p++)
+		types[p] = get_array_type(types[p]);
+	types[keys + STORED_COLUMNS] = INT4OID;
+	return KeptPlan(InsertStatement(refresh->model, &source->key),
+					keys + STORED_COLUMNS + 1, types,
+					CURSOR_OPT_GENERIC_PLAN);
+}
+
 /* Returns how many embeddings it stored. */
 static int64
 StoreEmbeddings(const Refresh *refresh, const VersionRun *version, int first,
@@ -711,17 +747,12 @@ StoreEmbeddings(const Refresh *refresh, const VersionRun *version, int first,
 	const Source *source = &version->adapter.source;
 	const TrainedNetwork *trained = version->adapter.trained;
 	int			keys = source->key.count;
-	int			parameters = keys + 6;
-	Oid		   *types = palloc(sizeof(Oid) * parameters);
-	Datum	   *values = palloc(sizeof(Datum) * parameters);
-	Datum	   *column[5];
+	Datum		values[INDEX_MAX_KEYS + STORED_COLUMNS + 1];
+	Oid			types[STORED_COLUMNS];
+	Datum	   *column[STORED_COLUMNS];
 	bool	   *no_time = palloc0(sizeof(bool) * count);
-	Oid			column_type[5] = {
-		refresh->embedding_type, INT4OID, source->event_time.type, FLOAT4OID,
-		FLOAT4OID
-	};
 
-	for (int c = 0; c < 5; c++)
+	for (int c = 0; c < STORED_COLUMNS; c++)
 		column[c] = palloc(sizeof(Datum) * count);
 	for (int i = 0; i < count; i++)
 	{
@@ -738,22 +769,16 @@ StoreEmbeddings(const Refresh *refresh, const VersionRun *version, int first,
 		column[4][i] = Float4GetDatum(adapted[i].loss_after);
 	}
 	for (int k = 0; k < keys; k++)
-	{
-		types[k] = get_array_type(source->key.columns[k].type);
 		values[k] = ArrayOf(source->key.columns[k].type, count,
 							key[k] + first, NULL);
-	}
-	for (int c = 0; c < 5; c++)
-	{
-		types[keys + c] = get_array_type(column_type[c]);
-		values[keys + c] = ArrayOf(column_type[c], count, column[c],
+	StoredTypes(refresh, source, types);
+	for (int c = 0; c < STORED_COLUMNS; c++)
+		values[keys + c] = ArrayOf(types[c], count, column[c],
 								   c == 2 ? no_time : NULL);
-	}
-	types[keys + 5] = INT4OID;
-	values[keys + 5] = Int32GetDatum(version->number);
-	if (SPI_execute_with_args(refresh->insert, parameters, types, values, NULL,
-							  false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not store embeddings: %s", refresh->insert);
+	values[keys + STORED_COLUMNS] = Int32GetDatum(version->number);
+	if (SPI_execute_plan(refresh->insert, values, NULL, false,
+						 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not store embeddings");
 	return (int64) SPI_processed;
 }
 
@@ -964,7 +989,7 @@ Prepare(void *argument)
 		AdapterInit(&version->adapter, model, trained);
 	}
 	MemoryContextSwitchTo(refresh->context);
-	refresh->insert = InsertStatement(model, KeyOf(refresh));
+	refresh->insert = InsertPlan(refresh);
 	if (changes && refresh->versions == 1 + others)
 		refresh->take_changes = TakeStatement(model, KeyOf(refresh));
 	LeaveRights(&scope);
