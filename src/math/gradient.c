@@ -448,7 +448,7 @@ support_tangent(const Network *network, Workspace *w, const Task *task, int k,
 	}
 
 	/* forwards: the first layer's tangent is the same for every row */
-	network_entity(network, e_dot, w->entity_dot);
+	network_entity_half(network, e_dot, w->entity_dot);
 	if (G > 1)
 		kernels->tangent(shape->activation, rows->n, first, pass->u[1],
 						 pass->h[1], w->entity_dot, 0, h_dot[1]);

@@ -109,6 +109,10 @@ typedef struct Kernels
 							   const real *f, int ldf, const real *factor,
 							   real bias, const real *offset, real *s);
 
+	/* s += A v; rows and v need no padding */
+	void		(*add_dots) (int n, int width, const real *a, int lda,
+							 const real *v, real *s);
+
 	/*
 	 * The last layer backwards from r = dL/ds: b = r last, delta = b a'(u), and
 	 * sum its rows added up.  b may be NULL.

@@ -750,6 +750,47 @@ last_layer(int n, int width, const real *h, const real *last,
 		s[i] += bias + (offset ? offset[i] : 0);
 }
 
+/* A row's products with v; what follows the row is not to be read past end. */
+INLINE vector
+dot_row(int width, const real *a, const real *v, vector v_rest, ivector mask,
+		const real *end)
+{
+	int			whole = width / LANES * LANES;
+	vector		sum = splat(0);
+
+	for (int j = 0; j < whole; j += LANES)
+		sum += load(a + j) * load(v + j);
+	if (whole == width)
+		return sum;
+	return sum + v_rest * (end - a >= whole + LANES ?
+						   (vector) ((ivector) load(a + whole) & mask) :
+						   load_some(width - whole, a + whole));
+}
+
+static void
+add_dots(int n, int width, const real *a, int lda, const real *v, real *s)
+{
+	int			rest = width % LANES;
+	vector		v_rest = load_some(rest, v + width - rest);
+	ivector		mask = in_range(rest);
+	const real *end = a + (size_t) (n - 1) * lda + width;
+	int			i = 0;
+
+	for (; i + 4 <= n; i += 4)
+	{
+		vector		sum[4];
+		real		dots[4];
+
+		for (int r = 0; r < 4; r++, a += lda)
+			sum[r] = dot_row(width, a, v, v_rest, mask, end);
+		store_totals(dots, sum);
+		for (int r = 0; r < 4; r++)
+			s[i + r] += dots[r];
+	}
+	for (; i < n; i++, a += lda)
+		s[i] += total(dot_row(width, a, v, v_rest, mask, end));
+}
+
 INLINE void
 last_layer_back_loop(const Activation activation, int n, int width,
 					 const real *r, const real *last, const real *u,
@@ -1007,6 +1048,7 @@ const Kernels KERNELS_OF(KERNEL_NAME) = {
 	.layer_back = layer_back,
 	.first_layer = first_layer,
 	.last_layer = last_layer,
+	.add_dots = add_dots,
 	.last_layer_back = last_layer_back,
 	.layer_tangent = layer_tangent,
 	.layer_back_tangent = layer_back_tangent,

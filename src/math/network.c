@@ -127,9 +127,18 @@ network_layers(Network *network)
 	layer_widths(&network->entity, network_concatenated_size(shape), first);
 	layer_widths(&network->candidate, network_candidate_size(shape),
 				 network_half_size(shape));
+	layer_widths(&network->first, network_candidate_size(shape), first);
 	for (int l = 1; l < shape->global_layers - 1; l++)
 		layer_widths(&network->hidden[l], shape->global_width[l],
 					 shape->global_width[l + 1]);
+}
+
+/* Whether C_z alone is where [C_z ; P] begins: its panels are all its own. */
+static bool
+candidate_begins_with_first(const NetworkShape *shape)
+{
+	return shape->factor_size == 0 ||
+		kernel_stride(shape->global_width[1]) % KERNEL_PANEL == 0;
 }
 
 static size_t
@@ -149,6 +158,8 @@ network_packed_size(const NetworkShape *shape)
 	size = layer_size(&network.entity, true) +
 		layer_size(&network.candidate, false) +
 		kernel_stride(shape->global_width[shape->global_layers - 1]);
+	if (!candidate_begins_with_first(shape))
+		size += layer_size(&network.first, false);
 	for (int l = 0; l < shape->meta_layers; l++)
 		size += layer_size(&network.meta[l], true);
 	for (int l = 1; l < shape->global_layers - 1; l++)
@@ -231,6 +242,19 @@ network_pack(Network *network, const NetworkShape *shape,
 	layer_pack(&network->candidate, kernel_stride(shape->global_width[1]),
 			   shape->factor_size, TENSOR(FACTOR_WEIGHT(shape)),
 			   network->candidate.in, TENSOR(FACTOR_BIAS(shape)));
+	network->first.backward = NULL;
+	if (candidate_begins_with_first(shape))
+	{
+		network->first.forward = network->candidate.forward;
+		network->first.bias = network->candidate.bias;
+	}
+	else
+	{
+		layer_take(&network->first, false, &arena);
+		layer_pack(&network->first, 0, shape->global_width[1],
+				   first_weight + network_concatenated_size(shape),
+				   shape->global_width[0], TENSOR(GLOBAL_BIAS(shape, 0)));
+	}
 
 	for (int l = 1; l < G - 1; l++)
 	{
@@ -296,7 +320,8 @@ entity_factor(const NetworkShape *shape, const real *embedding, real *factor)
 }
 
 void
-network_entity(const Network *network, const real *embedding, real *entity)
+network_entity_half(const Network *network, const real *embedding,
+					real *entity)
 {
 	const NetworkShape *shape = &network->shape;
 
@@ -305,21 +330,46 @@ network_entity(const Network *network, const real *embedding, real *entity)
 				  entity + kernel_stride(shape->global_width[1]));
 }
 
+void
+network_entity(const Network *network, const real *embedding, real *entity)
+{
+	const NetworkShape *shape = &network->shape;
+	const real *factor = embedding + network_concatenated_size(shape);
+	const NetworkTensor *weight = &network->tensors[FACTOR_WEIGHT(shape)];
+	const NetworkTensor *bias = &network->tensors[FACTOR_BIAS(shape)];
+	real	   *of_z = entity + network_half_size(shape);
+	int			dz = network_candidate_size(shape);
+
+	network_entity_half(network, embedding, entity);
+	if (shape->factor_size == 0)
+		return;
+	memset(of_z, 0, (dz + 1) * sizeof(real));
+	for (int f = 0; f < shape->factor_size; f++)
+	{
+		const real *row = network->parameters + weight->offset +
+			(size_t) f * dz;
+
+		for (int j = 0; j < dz; j++)
+			of_z[j] += factor[f] * row[j];
+		of_z[dz] += factor[f] * network->parameters[bias->offset + f];
+	}
+}
+
 /*
  * The layers after the first, of which u[l] may be NULL, and the scores.
- * `half` is that of the rows.
+ * `half` is that of the rows, or its first part alone: their factor part is
+ * `factor` numbers, padded.
  */
 static void
 upper_layers(const Network *network, const real *entity, int n,
-			 const real *half, const real *offset, real *const *u,
+			 const real *half, int factor, const real *offset, real *const *u,
 			 real *const *h, real *score)
 {
 	const NetworkShape *shape = &network->shape;
 	const Kernels *k = network->kernels;
 	int			G = shape->global_layers;
 	int			first = kernel_stride(shape->global_width[1]);
-	int			factor = kernel_stride(shape->factor_size);
-	int			ld = network_half_size(shape);
+	int			ld = first + factor;
 
 	if (G > 1)
 		k->first_layer(shape->activation, n, first, half, ld, entity, u[1],
@@ -367,10 +417,11 @@ network_score_size(const NetworkShape *shape, int n)
 		(network_half_size(shape) + 2 * widest_hidden(shape)) + KERNEL_PAD;
 }
 
-/* A tile of at most SCORE_ROWS candidates. */
+/* A tile of at most SCORE_ROWS candidates, whose factor part is this wide. */
 static void
 score_halves(const Network *network, const real *entity, int n,
-			 const real *half, const real *offset, Arena *arena, real *score)
+			 const real *half, int factor, const real *offset, Arena *arena,
+			 real *score)
 {
 	const NetworkShape *shape = &network->shape;
 	size_t		size = (size_t) n * widest_hidden(shape);
@@ -380,7 +431,7 @@ score_halves(const Network *network, const real *entity, int n,
 
 	for (int l = 1; l < shape->global_layers; l++)
 		h[l] = by_turns[l % 2];
-	upper_layers(network, entity, n, half, offset, u, h, score);
+	upper_layers(network, entity, n, half, factor, offset, u, h, score);
 }
 
 void
@@ -397,6 +448,7 @@ network_score_halves(const Network *network, const real *entity, int n,
 
 		score_halves(network, entity, score_tile(n - i),
 					 half + (size_t) i * network_half_size(shape),
+					 kernel_stride(shape->factor_size),
 					 offset ? offset + i : NULL, &arena, score + i);
 	}
 }
@@ -407,18 +459,26 @@ network_score(const Network *network, const real *entity, int n,
 			  real *score)
 {
 	const NetworkShape *shape = &network->shape;
+	const PackedLayer *first = &network->first;
+	const real *of_z = entity + network_half_size(shape);
 	size_t		size = network_score_size(shape, n);
 
-	for (int i = 0; i < n; i += SCORE_ROWS)
+	for (int i = 0; i < n; i += SCORE_ROWS, z += (size_t) SCORE_ROWS * ldz)
 	{
 		int			rows = score_tile(n - i);
 		Arena		arena = {memory, memory + size};
-		real	   *half = arena_take(&arena, (size_t) rows *
-									  network_half_size(shape));
+		real	   *half = arena_take(&arena,
+									  (size_t) rows * first->out_stride);
 
-		network_candidate_half(network, rows, z + (size_t) i * ldz, ldz, half);
-		score_halves(network, entity, rows, half, offset ? offset + i : NULL,
-					 &arena, score + i);
+		network->kernels->multiply(rows, first->in, first->out_stride, z, ldz,
+								   first->forward, first->bias, half);
+		score_halves(network, entity, rows, half, 0,
+					 offset ? offset + i : NULL, &arena, score + i);
+		if (shape->factor_size == 0)
+			continue;
+		network->kernels->add_dots(rows, first->in, z, ldz, of_z, score + i);
+		for (int r = 0; r < rows; r++)
+			score[i + r] += of_z[first->in];
 	}
 }
 
@@ -542,9 +602,10 @@ network_forward(const Network *network, const real *embedding,
 {
 	real		loss;
 
-	network_entity(network, embedding, scratch);
-	upper_layers(network, scratch, rows->n, rows->half, rows->offset, pass->u,
-				 pass->h, pass->score);
+	network_entity_half(network, embedding, scratch);
+	upper_layers(network, scratch, rows->n, rows->half,
+				 kernel_stride(network->shape.factor_size), rows->offset,
+				 pass->u, pass->h, pass->score);
 	loss = network->kernels->losses(network->shape.loss, rows->n, scale,
 									pass->score, rows->label, rows->weight,
 									pass->residual, pass->curvature);

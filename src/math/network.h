@@ -112,6 +112,14 @@ network_half_size(const NetworkShape *shape)
 		kernel_stride(shape->factor_size);
 }
 
+/* Numbers in what an entity is to candidates: see network_entity. */
+static inline int
+network_entity_size(const NetworkShape *shape)
+{
+	return network_half_size(shape) +
+		(shape->factor_size > 0 ? network_candidate_size(shape) + 1 : 0);
+}
+
 /* Fills in at most NETWORK_MAX_TENSORS tensors and returns their number. */
 extern int	network_tensors(const NetworkShape *shape, NetworkTensor *tensors);
 
@@ -152,6 +160,7 @@ typedef struct Network
 	PackedLayer meta[NETWORK_MAX_LAYERS];
 	PackedLayer entity;			/* C_e: E - F -> first global width; no bias */
 	PackedLayer candidate;		/* [C_z ; P]: dz -> a candidate half */
+	PackedLayer first;			/* C_z alone, forwards */
 	PackedLayer hidden[NETWORK_MAX_LAYERS]; /* global layers 2 ... G - 1, from
 											 * [1]; no others are filled in */
 	real	   *last;			/* the last global layer's row; G > 1 */
@@ -173,11 +182,15 @@ extern void network_candidate_half(const Network *network, int n,
 								   const real *z, int ldz, real *half);
 
 /*
- * What an embedding (E numbers) is to every candidate: [C_e e_c ; e_f], of
- * network_half_size numbers, each part padded as in a candidate half.
+ * What an embedding (E numbers) is to every candidate: [C_e e_c ; e_f], each
+ * part padded as in a candidate half; and where there is a factor part P' e_f
+ * and e_f . p, by which e_f . (P z + p) costs a row no more than dz terms.
+ * network_entity_half leaves these two out, and network_half_size numbers.
  */
 extern void network_entity(const Network *network, const real *embedding,
 						   real *entity);
+extern void network_entity_half(const Network *network, const real *embedding,
+								real *entity);
 
 /*
  * Scores s of n candidates given by z (n x dz, ldz apart) for an entity
@@ -189,7 +202,11 @@ extern void network_score(const Network *network, const real *entity, int n,
 						  const real *z, int ldz, const real *offset,
 						  real *memory, real *score);
 
-/* The same for candidates given by their halves (n x network_half_size). */
+/*
+ * The same for candidates given by their halves (n x network_half_size), as a
+ * training pass scores them: with a factor part the last bits differ from those
+ * by z.
+ */
 extern void network_score_halves(const Network *network, const real *entity,
 								 int n, const real *half, const real *offset,
 								 real *memory, real *score);

@@ -240,7 +240,7 @@ NewVector(ModelUse *use)
 	EntityVector *vector = palloc0(sizeof(EntityVector));
 
 	vector->embedding = palloc(sizeof(float) * network_embedding_size(shape));
-	vector->entity = palloc(sizeof(float) * network_half_size(shape));
+	vector->entity = palloc(sizeof(float) * network_entity_size(shape));
 	return vector;
 }
 

@@ -59,7 +59,7 @@ PredictorInit(Predictor *predictor, const TrainedNetwork *trained)
 	predictor->same_time = palloc(rows);
 	predictor->adapting = Numbers(adapting, 1);
 	predictor->scoring = Numbers(scoring, 1);
-	predictor->entity = Numbers(network_half_size(shape), 1);
+	predictor->entity = Numbers(network_entity_size(shape), 1);
 }
 
 void

@@ -503,7 +503,7 @@ NewTop(FunctionCallInfo fcinfo, MemoryContext context, ModelUse *use,
 	   const EntityVector *vector)
 {
 	const NetworkShape *shape = &use->trained->shape;
-	Size		entity_size = sizeof(float) * network_half_size(shape);
+	Size		entity_size = sizeof(float) * network_entity_size(shape);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	TopState   *state = palloc0(sizeof(TopState));
 

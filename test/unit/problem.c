@@ -362,7 +362,7 @@ loaded_scores(const Loaded *loaded, const real *embedding, const Rows *rows,
 			  real *score)
 {
 	const NetworkShape *shape = &loaded->network.shape;
-	real	   *entity = allocate_reals(network_half_size(shape));
+	real	   *entity = allocate_reals(network_entity_size(shape));
 	real	   *memory = allocate_reals(network_score_size(shape, rows->n));
 
 	network_entity(&loaded->network, embedding, entity);

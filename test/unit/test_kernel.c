@@ -985,6 +985,55 @@ test_last_layer(void)
 }
 
 /* The last layer backwards, and the tangent of that. */
+/* Rows and the vector have no padding, and nothing after the last row. */
+static void
+test_add_dots(void)
+{
+	double		worst = 0;
+	int			broken = 0;
+
+	for (int trial = 0; trial < 400; trial++)
+	{
+		int			n = 1 + draw(12);
+		int			width = 1 + draw(70);
+		int			lda = width + draw(3);
+		Array		a = rows_of(n, width, lda);
+		Array		v = array_of(width, 1, draw(KERNEL_PAD));
+		Array		before = array_of(n, 1, draw(KERNEL_PAD));
+		Array		s = array_of(n, 1, draw(KERNEL_PAD));
+
+		memcpy(s.numbers, before.numbers, n * sizeof(real));
+		kernels->add_dots(n, width, a.numbers, lda, v.numbers, s.numbers);
+		for (int i = 0; i < n; i++)
+		{
+			const real *a_i = a.numbers + (size_t) i * lda;
+			long double sum = before.numbers[i];
+			long double size = fabsl(sum);
+			real		alone = before.numbers[i];
+
+			for (int j = 0; j < width; j++)
+			{
+				long double term = (long double) a_i[j] * v.numbers[j];
+
+				sum += term;
+				size += fabsl(term);
+			}
+			add_error(&worst, s.numbers[i], sum, size, width);
+			kernels->add_dots(1, width, a_i, lda, v.numbers, &alone);
+			broken += !same_bits(1, &alone, s.numbers + i);
+		}
+		broken += !array_intact(&s);
+		free(a.memory);
+		free(v.memory);
+		free(before.memory);
+		free(s.memory);
+	}
+	check(worst <= 1, "dots on %s: %.2g of the rounding error's bound",
+		  kernels->name, worst);
+	check(broken == 0, "dots on %s: a row's bits are its own, nothing is "
+		  "overrun", kernels->name);
+}
+
 static void
 test_last_layer_back(Activation activation, const char *name)
 {
@@ -1659,6 +1708,7 @@ main(void)
 		test_first_layer(ACTIVATION_RELU, "relu");
 		test_first_layer(ACTIVATION_GELU, "gelu");
 		test_last_layer();
+		test_add_dots();
 		test_last_layer_back(ACTIVATION_TANH, "tanh");
 		test_last_layer_back(ACTIVATION_RELU, "relu");
 		test_last_layer_back(ACTIVATION_GELU, "gelu");

@@ -185,7 +185,7 @@ run_pass(const Network *network, const Rows *rows, const real *z,
 	real	   *memory = take(size);
 	real	   *scratch = take(network_scratch_size(shape));
 	real	   *gradient = take(network_embedding_size(shape));
-	real	   *entity = take(network_half_size(shape));
+	real	   *entity = take(network_entity_size(shape));
 	real	   *score = take(n);
 	real	   *again = take(n);
 	Arena		arena = {memory, memory + size};

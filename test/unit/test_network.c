@@ -293,7 +293,10 @@ test_arena(void)
 	free(memory);
 }
 
-/* [C_e e_c ; e_f] by its definition, and zeros around them. */
+/*
+ * [C_e e_c ; e_f] by its definition, and zeros around them; then, where there is
+ * a factor part, P' e_f and e_f . p.
+ */
 static bool
 entity_is_right(const Loaded *loaded, const real *embedding)
 {
@@ -303,7 +306,11 @@ entity_is_right(const Loaded *loaded, const real *embedding)
 	int			size = network_half_size(shape);
 	int			at = kernel_stride(shape->global_width[1]);
 	int			concatenated = network_concatenated_size(shape);
-	real	   *entity = allocate_reals(size + 1);
+	int			whole = network_entity_size(shape);
+	int			dz = network_candidate_size(shape);
+	const NetworkTensor *p = &network->tensors[FACTOR_WEIGHT(shape)];
+	const NetworkTensor *p_bias = &network->tensors[FACTOR_BIAS(shape)];
+	real	   *entity = allocate_reals(whole + 1);
 	bool		right = true;
 
 	network_entity(network, embedding, entity);
@@ -326,7 +333,24 @@ entity_is_right(const Loaded *loaded, const real *embedding)
 	for (int f = 0; at + f < size; f++)
 		right &= entity[at + f] ==
 			(f < shape->factor_size ? embedding[concatenated + f] : 0);
-	right &= isnan(entity[size]);
+	for (int j = 0; size + j < whole; j++)
+	{
+		long double sum = 0;
+		long double magnitude = 0;
+
+		for (int f = 0; f < shape->factor_size; f++)
+		{
+			long double term = (long double) embedding[concatenated + f] *
+				network->parameters[j == dz ? p_bias->offset + f :
+									p->offset + (size_t) f * dz + j];
+
+			sum += term;
+			magnitude += fabsl(term);
+		}
+		right &= fabsl(entity[size + j] - sum) <=
+			(shape->factor_size + 2) * REAL_EPSILON * magnitude;
+	}
+	right &= isnan(entity[whole]);
 	free(entity);
 	return right;
 }
