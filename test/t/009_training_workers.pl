@@ -12,17 +12,19 @@ my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
 $node->start;
 
-# Entities of one row and of many; values of a category that few rows have
+# Entities of one row and of many; values of a category that few rows have, and
+# arrays of any length
 $node->safe_psql('postgres', q{
 	CREATE EXTENSION limaml;
 	CREATE TABLE rating AS
 	SELECT m AS member_id, abs(hashint4(m * 1000 + n)) % 300 AS item_id, hashint4(n + m) % 100 / 30.0 AS age,
-		nullif(n % 9, 0) AS price, timestamptz '2024-01-01 UTC' + n * interval '1 day' AS at,
+		nullif(n % 9, 0) AS price, (ARRAY['a', 'b', 'c', 'd', 'e'])[1 + n % 3 : 1 + m % 5] AS tags,
+		CASE WHEN n % 7 > 0 THEN ARRAY[n % 5, m % 3]::real[] END AS v, timestamptz '2024-01-01 UTC' + n * interval '1 day' AS at,
 		(hashint4(m * 1000 + n) + m) % 3 = 0 AS liked
 	FROM generate_series(1, 1500) m, LATERAL generate_series(1, 1 + m % 61 + CASE m WHEN 7 THEN 1000 ELSE 0 END) n;
-	CREATE TABLE member AS SELECT m AS member_id, m % 5 AS country, m % 11 / 10.0 AS days FROM generate_series(1, 1500) m;
-	SELECT limaml_create_model('taste', 'rating', '{member_id}', 'liked', 'at', '{item_id:category,age,price}',
-		'member', '{country:category,days}', options => '{"embedding_size": 8, "meta_hidden": [32], "global_hidden": [64, 32]}');
+	CREATE TABLE member AS SELECT m AS member_id, m % 5 AS country, m % 11 / 10.0 AS days, (ARRAY[1, 2, 3, 4])[m % 4 : m % 7] AS groups FROM generate_series(1, 1500) m;
+	SELECT limaml_create_model('taste', 'rating', '{member_id}', 'liked', 'at', '{item_id:category,age,price,tags,v}',
+		'member', '{country:category,days,groups}', options => '{"embedding_size": 8, "meta_hidden": [32], "global_hidden": [64, 32]}');
 });
 
 sub processes
