@@ -105,6 +105,15 @@ SELECT distance(vector_of('{a,b}'), mean_of('a', 'b')) < 1e-6 AS two, distance(v
 	distance(vector_of('{a,never}'), mean_of('a', 'never')) < 1e-6 AS unknown, distance(vector_of('{a,b,c,d,e,f}'), mean_of('a', 'b', 'c', 'd', 'e', 'f')) < 1e-6 AS six,
 	distance(vector_of('{a,b}'), vector_of('{a}')) > 1e-3 AS and_not_by_chance;
 
+-- What one value among others says is learned, and so is how many there are
+CREATE TABLE planted AS
+SELECT m AS member_id, n AS at, tags, 'good' = ANY (tags) AS liked, (SELECT count(*) FROM unnest(tags) tag WHERE tag = 'good')::float8 / cardinality(tags) AS share
+FROM generate_series(1, 60) m, generate_series(1, 40) n, LATERAL (SELECT array_agg(CASE abs(hashint4(m * 1000 + n * 10 + j)) % 6 WHEN 0 THEN 'good' ELSE 'tag ' || abs(hashint4(m * 1000 + n * 10 + j)) % 20 END) AS tags FROM generate_series(1, 1 + abs(hashint4(m * 41 + n)) % 6) j) _;
+SELECT limaml_create_model('planted', 'planted', '{member_id}', 'liked', 'at', '{tags}', options => '{"embedding_size": 4, "epochs": 12}');
+SELECT limaml_create_model('share', 'planted', '{member_id}', 'share', 'at', '{tags}', options => '{"embedding_size": 4, "epochs": 6, "loss": "squared"}');
+SELECT validation_auc > 0.99 AS learned FROM limaml_train('planted');
+SELECT validation_loss < 0.1 * (SELECT var_pop(share) FROM planted) AS learned FROM limaml_train('share');
+
 -- Elements of vectors are standardised; NULL and NaN are the mean, and what is
 -- far away is as far as 8 deviations
 CREATE TABLE trained AS SELECT metadata(limaml_export('film')) #> '{features,1}' AS v;
