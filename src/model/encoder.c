@@ -269,7 +269,7 @@ SuffixKind(const char *column, Oid type, const char *suffix)
 	static const char *const hints[] = {
 		"Numeric features are of an integer, floating-point, numeric or boolean type.",
 		"Put what identifies a value into one column of a view, as text or as a number.",
-		"Categories are of an array type.",
+		"Categories are an array of values that can each be a category.",
 		"Vectors are arrays of numbers, or of the type vector that pgvector has."
 	};
 	int			kind = 0;
@@ -564,14 +564,12 @@ ReadList(ColumnReader *reader, const Feature *feature, Datum datum,
 	{
 		char	   *text = DatumGetCString(datum);
 
+		int			length = strlen(text);
+
 		/* pgvector's vectors have brackets, in which arrays have bounds */
-		if (feature->kind == FEATURE_VECTOR && text[0] == '[' &&
-			strchr(text, '=') == NULL)
-		{
-			text = pstrdup(text);
-			text[0] = '{';
-			text[strlen(text) - 1] = '}';
-		}
+		if (feature->kind == FEATURE_VECTOR && length > 1 && text[0] == '[' &&
+			text[length - 1] == ']')
+			text = psprintf("{%.*s}", length - 2, text + 1);
 		datum = InputFunctionCall(&reader->function, text,
 								  reader->element_type, -1);
 	}

@@ -267,6 +267,7 @@ EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
 {
 	const Encoder *encoder = &adapter->trained->entity;
 	MemoryContext old = CurrentMemoryContext;
+	MemoryContext row_context;
 	bool	   *met;
 
 	/* until it is met, an entity is one about which nothing is known */
@@ -281,6 +282,8 @@ EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
 											 true, 0);
 	MemoryContextSwitchTo(old);
 	met = palloc0(sizeof(bool) * count);
+	row_context = AllocSetContextCreate(old, "limaml entity",
+										ALLOCSET_DEFAULT_SIZES);
 	if (SPI_execute_plan(adapter->entities_plan,
 						 KeyArrays(adapter, count, key), NULL, read_only,
 						 0) != SPI_OK_SELECT)
@@ -308,6 +311,7 @@ EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
 							KeyText(&adapter->source.key, values))));
 		}
 		met[i] = true;
+		MemoryContextSwitchTo(row_context);
 		for (int f = 0; f < encoder->count; f++)
 		{
 			Datum		datum = SPI_getbinval(tuple, desc, 2 + f, &isnull);
@@ -316,7 +320,10 @@ EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
 				ReadFeature(&adapter->meta_readers[f], &encoder->features[f],
 							datum, isnull, lists);
 		}
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(row_context);
 	}
+	MemoryContextDelete(row_context);
 	SPI_freetuptable(SPI_tuptable);
 }
 

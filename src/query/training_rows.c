@@ -152,6 +152,9 @@ TrainingRowsScan(TrainingRows *training, const char *sql, bool tested,
 				SourceSameTime(source, time, before);
 			before = time;
 			callback(training, &row, state);
+
+			/* what an array holds may be large */
+			MemoryContextReset(training->row_context);
 		}
 		MemoryContextSwitchTo(caller);
 
@@ -159,7 +162,6 @@ TrainingRowsScan(TrainingRows *training, const char *sql, bool tested,
 		if (before != (Datum) 0)
 			before = datumCopy(before, source->event_time.by_value,
 							   source->event_time.length);
-		MemoryContextReset(training->row_context);
 		SPI_freetuptable(SPI_tuptable);
 		CHECK_FOR_INTERRUPTS();
 	}

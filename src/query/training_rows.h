@@ -74,7 +74,7 @@ typedef struct TrainingRows
 	ColumnReader *readers;		/* features */
 	ColumnReader *meta_readers;
 	KeyReader	key_reader;
-	MemoryContext row_context;	/* reset between fetches */
+	MemoryContext row_context;	/* reset after every row */
 } TrainingRows;
 
 /*

@@ -243,9 +243,11 @@ RESET enable_hashjoin;
 RESET enable_hashagg;
 SELECT count(*), bool_and(a.embedding = b.embedding) AS same, bool_and(a.xmin::text <> b.written) AS refreshed FROM crowd_embedding a JOIN crowd_before b USING (member_id);
 
--- In one pass: parts wait on disk, with times that are no values
-CREATE TABLE pass AS SELECT m AS member_id, i AS item_id, (i + m / 100000.0)::numeric AS at, i % 7 AS year, hashint4(m * 10 + i) % 2 = 0 AS liked FROM generate_series(1, 5) i, generate_series(1, 33000) m;
-SELECT create_small('pass', 'pass', '{"epochs": 1, "support_rows": 2}');
+-- In one pass: parts wait on disk, with times that are no values, and arrays
+CREATE TABLE pass AS SELECT m AS member_id, i AS item_id, (i + m / 100000.0)::numeric AS at, CASE WHEN m % 5 < 4 THEN array_fill(i, ARRAY[m % 5]) || 9 END AS tags, CASE WHEN i % 4 > 0 THEN ARRAY[m % 7, i]::real[] END AS v,
+	hashint4(m * 10 + i) % 2 = 0 AS liked FROM generate_series(1, 5) i, generate_series(1, 33000) m;
+SELECT limaml_create_model('pass', 'pass', '{member_id}', 'liked', 'at', '{item_id:category,tags,v}', options => '{"embedding_size": 8, "epochs": 1, "support_rows": 2}');
+SELECT version FROM limaml_train('pass');
 CALL limaml_refresh('pass');
 SELECT count(*), bool_and(e.interactions = 5) AS interactions, bool_and(e.adapted_through = p.at) AS newest, count(DISTINCT e.xmin::text) AS transactions FROM pass_embedding e JOIN (SELECT member_id, max(at) AS at FROM pass GROUP BY member_id) p USING (member_id);
 SELECT count(*), bool_and(limaml_adapt('pass', member_id) = embedding) AS adapted FROM pass_embedding WHERE member_id % 1000 = 1;

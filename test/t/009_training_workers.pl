@@ -12,17 +12,21 @@ my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
 $node->start;
 
-# Entities of one row and of many; values of a category that few rows have
+# Entities of one row and of many; values of a category that few rows have, and
+# arrays of any length
 $node->safe_psql('postgres', q{
 	CREATE EXTENSION limaml;
 	CREATE TABLE rating AS
 	SELECT m AS member_id, abs(hashint4(m * 1000 + n)) % 300 AS item_id, hashint4(n + m) % 100 / 30.0 AS age,
-		nullif(n % 9, 0) AS price, timestamptz '2024-01-01 UTC' + n * interval '1 day' AS at,
+		nullif(n % 9, 0) AS price, (ARRAY['a', 'b', 'c', 'd', 'e'])[1 + n % 3 : 1 + m % 5] AS tags,
+		CASE WHEN n % 7 > 0 THEN ARRAY[n % 5, m % 3]::real[] END AS v, timestamptz '2024-01-01 UTC' + n * interval '1 day' AS at,
 		(hashint4(m * 1000 + n) + m) % 3 = 0 AS liked
 	FROM generate_series(1, 1500) m, LATERAL generate_series(1, 1 + m % 61 + CASE m WHEN 7 THEN 1000 ELSE 0 END) n;
-	CREATE TABLE member AS SELECT m AS member_id, m % 5 AS country, m % 11 / 10.0 AS days FROM generate_series(1, 1500) m;
+	CREATE TABLE member AS SELECT m AS member_id, m % 5 AS country, m % 11 / 10.0 AS days, (ARRAY[1, 2, 3, 4])[m % 4 : m % 7] AS groups FROM generate_series(1, 1500) m;
 	SELECT limaml_create_model('taste', 'rating', '{member_id}', 'liked', 'at', '{item_id:category,age,price}',
 		'member', '{country:category,days}', options => '{"embedding_size": 8, "meta_hidden": [32], "global_hidden": [64, 32]}');
+	SELECT limaml_create_model('arrays', 'rating', '{member_id}', 'liked', 'at', '{tags,age,v}',
+		'member', '{country:category,groups}', options => '{"embedding_size": 8, "meta_hidden": [32], "global_hidden": [64, 32]}');
 });
 
 sub processes
@@ -32,15 +36,19 @@ sub processes
 }
 
 # The network of a version, without when and what for; all arms have other code
-foreach my $options (
+foreach (
 	'{"epochs": 4}',
 	'{"epochs": 4, "factor_size": 4, "prior_loss": 0.5, "activation": "tanh", "category_dropout": 0.2}',
 	'{"epochs": 4, "order": 1, "adapts": "embedding", "learn_inner_rate": true}',
 	'{"epochs": 5, "personalization": "full"}',
 	'{"epochs": 5, "personalization": "head", "inner_rate": 0.01}',
 	'{"epochs": 25, "personalization": "id"}',
-	'{"epochs": 25, "personalization": "none"}')
+	'{"epochs": 25, "personalization": "none"}',
+	'arrays {"epochs": 5, "category_dropout": 0.2}',
+	'arrays {"epochs": 5, "personalization": "full"}')
 {
+	my $model = /^arrays/ ? 'arrays' : 'taste';
+	my $options = s/^arrays //r;
 	my (%digest, %log, @processes);
 
 	foreach my $workers (0, 1, 3)
@@ -48,13 +56,13 @@ foreach my $options (
 		my ($status, $out, $err) = $node->psql('postgres', qq{
 			SET max_parallel_maintenance_workers = $workers;
 			SET client_min_messages = debug1;
-			SELECT version FROM limaml_train('taste', '$options') \\gset
+			SELECT version FROM limaml_train('$model', '$options') \\gset
 			RESET client_min_messages;
-			SELECT encode(digest, 'hex') FROM limaml.version WHERE version = :version;
+			SELECT encode(digest, 'hex') FROM limaml.version WHERE model = '$model' AND version = :version;
 			SELECT string_agg(format('%s %s %s', train_loss, validation_loss, validation_auc), ';' ORDER BY refit, epoch)
-			FROM limaml.training_log WHERE version = :version;
-			SELECT limaml_drop_version('taste', :version) WHERE :version > 1}, on_error_stop => 1);
-		is($status, 0, "trains with $workers workers: $options") or diag($err);
+			FROM limaml.training_log WHERE model = '$model' AND version = :version;
+			SELECT limaml_drop_version('$model', :version) WHERE :version > 1}, on_error_stop => 1);
+		is($status, 0, "trains $model with $workers workers: $options") or diag($err);
 		my ($digest, $log) = split /\n/, $out;
 		$digest{$digest} = 1;
 		$log{$log} = 1;
