@@ -467,6 +467,17 @@ ReadFeature(ColumnReader *reader, const Feature *feature, Datum datum,
 	return code;
 }
 
+FeatureCode
+NeutralCode(const Feature *feature, FeatureCode code)
+{
+	if (feature->kind == FEATURE_NUMERIC)
+		return (FeatureCode) {.number = 0};
+	return (FeatureCode)
+	{
+		.row = VocabularyOutsideRow(&feature->vocabulary, code.row)
+	};
+}
+
 void
 EncoderLayout(Encoder *encoder)
 {

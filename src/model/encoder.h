@@ -129,6 +129,12 @@ extern FeatureCode ReadFeature(ColumnReader *reader, const Feature *feature,
 							   Datum datum, bool isnull);
 
 /*
+ * The code of a feature whose value is not known: a number's training mean, or
+ * what the category's value would be if training had not seen it.
+ */
+extern FeatureCode NeutralCode(const Feature *feature, FeatureCode code);
+
+/*
  * Puts a code into the encoding of its row (of which it is feature->width
  * numbers from feature->at).  Returns what it adds to the row's offset: a wide
  * scalar.
