@@ -15,13 +15,14 @@
 
 #include <math.h>
 
-#include "compat.h"
 #include "funcapi.h"
 #include "query/candidate.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
 #include "utils/float.h"
 #include "utils/fmgrprotos.h"
+
+#include "compat.h"
 
 typedef struct Contribution
 {
