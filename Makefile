@@ -4,6 +4,7 @@
 #   make installcheck           its regression tests, on a running server
 #   make demo [KEEP=1]          what it does, on real ratings
 #   make test                   everything, in a throw-away cluster
+#   make check-server VERSION=17    the same on another server, in a Debian of its own
 #   make bench [PEERS=folder]   how fast it is; bench-quick in two minutes
 #   make bench-quality DATA=../shared/data
 #   make bench-refresh [ENTITIES=50000]
@@ -105,6 +106,11 @@ test:
 	$(AGAIN) installed
 	tools/cluster run test/run
 
+# Root alone can make a Debian: for 15, 17 or 18.
+check-server:
+	@tools/setup server
+	tools/server $(VERSION) make test
+
 bench-quality:
 	@tools/setup bench
 	@$(AGAIN) -s installed
@@ -152,4 +158,4 @@ check-unit check-unit-sanitize:
 check-rooms:
 	tools/check-rooms
 
-.PHONY: all installed demo test bench bench-quick bench-core bench-server bench-quality bench-refresh docs-figures check-rooms check-unit check-unit-sanitize
+.PHONY: all installed demo test check-server bench bench-quick bench-core bench-server bench-quality bench-refresh docs-figures check-rooms check-unit check-unit-sanitize

@@ -772,6 +772,19 @@ COMMENT ON FUNCTION limaml_top_final(internal)
 COMMENT ON AGGREGATE limaml_top(integer, text, "any", "any", "any")
 	IS 'best candidates of a group, by their items';
 
+CREATE FUNCTION limaml_explain(model text, entity "any", VARIADIC candidate "any",
+	OUT feature text, OUT value text, OUT contribution double precision) RETURNS SETOF record
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 1000 ROWS 10;
+
+COMMENT ON FUNCTION limaml_explain(text, "any", "any")
+	IS 'what each feature and the meta embedding contribute to a score, on the scale of its logit';
+
+CREATE FUNCTION limaml_enable_pgvector() RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
+
+COMMENT ON FUNCTION limaml_enable_pgvector()
+	IS 'create casts between meta_embedding and the type vector of pgvector';
+
 CREATE FUNCTION limaml_candidate_vector(model text, VARIADIC candidate "any") RETURNS meta_embedding
 	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 50;
 

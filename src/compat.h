@@ -54,8 +54,8 @@
 	(pg_namespace_aclcheck((schema), (role), ACL_USAGE) == ACLCHECK_OK)
 #endif
 
-/* 15.0 knew this by another name */
-#ifdef MAT_SRF_USE_EXPECTED_DESC
+/* 15.0 knew this by another name; funcapi.h need not come first */
+#if PG_VERSION_NUM >= 160000 || defined(MAT_SRF_USE_EXPECTED_DESC)
 #define InitMaterialize(fcinfo) InitMaterializedSRF((fcinfo), 0)
 #else
 #define InitMaterialize(fcinfo) SetSingleFuncCall((fcinfo), 0)

@@ -858,6 +858,24 @@ ReadFeature(ColumnReader *reader, const Feature *feature, Datum datum,
 	return code;
 }
 
+FeatureCode
+NeutralCode(const Feature *feature, FeatureCode code, CodeLists *lists)
+{
+	FeatureCode neutral = {.number = 0};
+
+	if (feature->kind == FEATURE_VECTOR)
+	{
+		FeatureCode *numbers = AddList(lists, feature->size, &neutral);
+
+		for (int i = 0; i < feature->size; i++)
+			numbers[i].number = 0;
+	}
+	else if (HasTable(feature))
+		neutral.row = VocabularyOutsideRow(&feature->vocabulary,
+										   Max(code.row, VOCABULARY_NULL_ROW));
+	return neutral;
+}
+
 void
 ReadColumns(ColumnReader *readers, const Encoder *encoder, int count,
 			 const Datum *values, const bool *isnull, FeatureCode *codes,

@@ -256,6 +256,14 @@ extern float EncodeList(const Feature *feature, FeatureCode code,
 						const FeatureCode *lists, float *at);
 
 /*
+ * The code of a feature whose value is not known: the training mean of a number
+ * or of a vector's, or a value of the category that training has not seen.  If
+ * it has a list, that is added to `lists`.
+ */
+extern FeatureCode NeutralCode(const Feature *feature, FeatureCode code,
+							   CodeLists *lists);
+
+/*
  * Puts a code into the encoding of its row (of which it is feature->width
  * numbers from feature->at).  Returns what it adds to the row's offset: a wide
  * scalar.

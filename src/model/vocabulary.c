@@ -138,6 +138,13 @@ VocabularyInit(Vocabulary *vocabulary, bool is_integer, int count,
 	return true;
 }
 
+/* The row of a value that is not in the vocabulary. */
+static int32
+OutsideRow(const Vocabulary *vocabulary, uint32 hash)
+{
+	return 1 + vocabulary->count + hash % vocabulary->outside;
+}
+
 int32
 VocabularyRow(const Vocabulary *vocabulary, const CategoryValue *value)
 {
@@ -163,7 +170,22 @@ VocabularyRow(const Vocabulary *vocabulary, const CategoryValue *value)
 			return (int32) entry->number;
 		hash = HashText(TextKeyOf(value));
 	}
-	return 1 + vocabulary->count + hash % vocabulary->outside;
+	return OutsideRow(vocabulary, hash);
+}
+
+int32
+VocabularyOutsideRow(const Vocabulary *vocabulary, int32 row)
+{
+	const CategoryValue *value;
+
+	if (row > vocabulary->count)
+		return row;
+	if (row == VOCABULARY_NULL_ROW)
+		return 1 + vocabulary->count;
+	value = &vocabulary->values[row - 1];
+	return OutsideRow(vocabulary, vocabulary->is_integer ?
+					  HashInteger(value->integer) :
+					  HashText(TextKeyOf(value)));
 }
 
 ValueCounter *

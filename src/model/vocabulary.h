@@ -60,6 +60,12 @@ extern bool VocabularyInit(Vocabulary *vocabulary, bool is_integer, int count,
 extern int32 VocabularyRow(const Vocabulary *vocabulary,
 						   const CategoryValue *value);
 
+/*
+ * The row that the value of a row would have if training had not seen it;
+ * NULL, which has no hash, has the first one that such values share.
+ */
+extern int32 VocabularyOutsideRow(const Vocabulary *vocabulary, int32 row);
+
 /* Counts values, so as to choose a vocabulary among them. */
 typedef struct ValueCounter ValueCounter;
 

@@ -318,24 +318,31 @@ ReadRow(Candidate *candidate, ModelUse *use, Datum datum, bool isnull)
 						&candidate->lists);
 }
 
+/* An array's elements; returns their number. */
+static int
+ArrayValues(const Candidate *candidate, Datum datum, Datum **values,
+			bool **nulls)
+{
+	int			count;
+	int16		length;
+	bool		by_value;
+	char		align;
+
+	get_typlenbyvalalign(candidate->element_type, &length, &by_value, &align);
+	deconstruct_array(DatumGetArrayTypeP(datum), candidate->element_type,
+					  length, by_value, align, values, nulls, &count);
+	return count;
+}
+
 static void
 ReadArray(Candidate *candidate, ModelUse *use, Datum datum, bool isnull)
 {
 	const Encoder *encoder = &use->trained->interaction;
 	Datum	   *values;
 	bool	   *nulls;
-	int			count = 0;
-	int16		length;
-	bool		by_value;
-	char		align;
+	int			count = isnull ? 0 : ArrayValues(candidate, datum, &values,
+												 &nulls);
 
-	if (!isnull)
-	{
-		get_typlenbyvalalign(candidate->element_type, &length, &by_value,
-							 &align);
-		deconstruct_array(DatumGetArrayTypeP(datum), candidate->element_type,
-						  length, by_value, align, &values, &nulls, &count);
-	}
 	if (count != candidate->features)
 		CandidateCountError(use, count);
 	for (int f = 0; f < candidate->features; f++)
@@ -381,6 +388,78 @@ CandidateEncode(FunctionCallInfo fcinfo, ModelUse *use, int first,
 							 candidate->lists.codes, candidate->z);
 	*z = candidate->z;
 	return offset;
+}
+
+/* The text form of a value of any type. */
+static char *
+ValueText(Oid type, Datum value)
+{
+	Oid			output;
+	bool		varlena;
+
+	if (type == UNKNOWNOID)
+		return DatumGetCString(value);
+	getTypeOutputInfo(type, &output, &varlena);
+	return OidOutputFunctionCall(output, value);
+}
+
+FeatureCode *
+CandidateCodes(FunctionCallInfo fcinfo, ModelUse *use, int first, int32 id,
+			   CodeLists *lists, char **text)
+{
+	const Encoder *encoder = &use->trained->interaction;
+	Candidate  *candidate;
+	FeatureCode *codes = palloc(sizeof(FeatureCode) * Max(encoder->count, 1));
+	Datum	   *elements = NULL;
+	bool	   *element_nulls = NULL;
+	const float *z;
+
+	/* binds the features, and says what is wrong */
+	CandidateEncode(fcinfo, use, first, (Datum) 0, id, &z);
+	candidate = use->candidate;
+	if (candidate->is_array)
+		ArrayValues(candidate, PG_GETARG_DATUM(first), &elements,
+					&element_nulls);
+	for (int f = 0; f < candidate->features; f++)
+	{
+		Oid			type;
+		Datum		value;
+		bool		isnull;
+
+		if (candidate->is_row && PG_ARGISNULL(first))
+		{
+			type = InvalidOid;
+			value = (Datum) 0;
+			isnull = true;
+		}
+		else if (candidate->is_row)
+		{
+			int			c = candidate->column[f];
+
+			type = TupleDescAttr(candidate->desc, c)->atttypid;
+			value = candidate->values[c];
+			isnull = candidate->nulls[c];
+		}
+		else if (candidate->is_array)
+		{
+			type = candidate->element_type;
+			value = elements[f];
+			isnull = element_nulls[f];
+		}
+		else
+		{
+			type = get_fn_expr_argtype(fcinfo->flinfo,
+									   candidate->argument[f]);
+			value = PG_GETARG_DATUM(candidate->argument[f]);
+			isnull = PG_ARGISNULL(candidate->argument[f]);
+		}
+		codes[f] = ReadFeature(&candidate->readers[f], &encoder->features[f],
+							   value, isnull, lists);
+		text[f] = isnull ? NULL : ValueText(type, value);
+	}
+	if (candidate->features < encoder->count)
+		codes[candidate->features].row = id;
+	return codes;
 }
 
 void

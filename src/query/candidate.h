@@ -34,6 +34,15 @@ extern float CandidateEncode(FunctionCallInfo fcinfo, ModelUse *use,
 							 int first, Datum columns, int32 id,
 							 const float **z);
 
+/*
+ * The codes of the candidate that begins at argument `first`, and of the entity
+ * for the arm `id`, whose lists are added to `lists`; text[f] becomes what
+ * feature f was given, NULL for NULL.
+ */
+extern FeatureCode *CandidateCodes(FunctionCallInfo fcinfo, ModelUse *use,
+								   int first, int32 id, CodeLists *lists,
+								   char **text);
+
 /* Turns scores into predictions; an error if one is not finite. */
 extern void Predict(const ModelUse *use, int n, float *score);
 

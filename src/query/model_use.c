@@ -481,3 +481,30 @@ UseEntity(ModelUse *use, Datum argument, bool isnull)
 	MemoryContextSwitchTo(old);
 	return vector;
 }
+
+EntityVector *
+UsePrior(ModelUse *use, Datum argument, bool isnull)
+{
+	Datum		values[INDEX_MAX_KEYS];
+	bool		known = KeyValues(&use->binding, argument, isnull, values);
+	EntityVector *prior = NewVector(use);
+	MemoryContext caller = CurrentMemoryContext;
+
+	SPI_connect();
+	PriorEmbedding(use, known ? values : NULL, prior->embedding);
+	SPI_finish();
+	MemoryContextSwitchTo(caller);
+	FinishVector(use, prior);
+	prior->id = EntityId(use, NULL);
+	return prior;
+}
+
+char *
+UseEntityText(ModelUse *use, Datum argument, bool isnull)
+{
+	Datum		values[INDEX_MAX_KEYS];
+
+	if (!KeyValues(&use->binding, argument, isnull, values))
+		return NULL;
+	return KeyText(&use->key, values);
+}

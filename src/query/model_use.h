@@ -83,6 +83,12 @@ extern bool IsUseOf(const ModelUse *use, const text *name);
  */
 extern EntityVector *UseEntity(ModelUse *use, Datum argument, bool isnull);
 
+/* The prior of the entity that an argument names, stored or not. */
+extern EntityVector *UsePrior(ModelUse *use, Datum argument, bool isnull);
+
+/* "member_id 42", or NULL where the argument names no entity. */
+extern char *UseEntityText(ModelUse *use, Datum argument, bool isnull);
+
 /* The halves of any embedding of the version. */
 extern EntityVector *UseEmbedding(ModelUse *use, const float *embedding);
 

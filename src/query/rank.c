@@ -56,7 +56,7 @@ typedef struct BestHeap
 } BestHeap;
 
 /* A block of candidates that are not scored yet, for one entity. */
-typedef struct Block
+typedef struct CandidateBlock
 {
 	int			count;
 	int			width;			/* of an encoding */
@@ -64,7 +64,7 @@ typedef struct Block
 	float	   *offset;
 	float	   *score;
 	float	   *memory;			/* network_score's */
-} Block;
+} CandidateBlock;
 
 /* The worse is the larger: it goes first. */
 static int
@@ -152,7 +152,7 @@ TakeBest(BestHeap *best, int *count)
 }
 
 static void
-BlockInit(Block *block, const TrainedNetwork *trained)
+BlockInit(CandidateBlock *block, const TrainedNetwork *trained)
 {
 	block->count = 0;
 	block->width = trained->interaction.width;
@@ -164,13 +164,13 @@ BlockInit(Block *block, const TrainedNetwork *trained)
 }
 
 static float *
-NextEncoding(Block *block)
+NextEncoding(CandidateBlock *block)
 {
 	return block->z + (Size) block->count * block->width;
 }
 
 static void
-ScoreBlock(const ModelUse *use, Block *block, const EntityVector *vector)
+ScoreBlock(const ModelUse *use, CandidateBlock *block, const EntityVector *vector)
 {
 	network_score(&use->trained->network, vector->entity, block->count,
 				  block->z, block->width, block->offset, block->memory,
@@ -195,7 +195,7 @@ typedef struct RankReceiver
 	ColumnReader *readers;
 	int		   *column;
 	CodeLists	lists;			/* of one column */
-	Block		block;
+	CandidateBlock block;
 	MinimalTuple row[BLOCK_ROWS];
 	BestHeap	best;
 	int64		arrived;
@@ -456,7 +456,7 @@ typedef struct TopState
 	Oid			key_type;
 	int16		key_length;
 	bool		key_by_value;
-	Block		block;
+	CandidateBlock block;
 	NullableDatum key[BLOCK_ROWS];	/* of the block */
 	BestHeap	best;
 	int64		arrived;

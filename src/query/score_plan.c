@@ -90,12 +90,18 @@ ColumnsOfVar(PlannerInfo *root, const Var *var, RowColumns *columns)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(desc, a);
 
-		if (!attribute->attisdropped)
-			AddColumn(columns, NameStr(attribute->attname),
-					  (Node *) makeVar(var->varno, a + 1, attribute->atttypid,
-									   attribute->atttypmod,
-									   attribute->attcollation,
-									   var->varlevelsup));
+		Var		   *column;
+
+		if (attribute->attisdropped)
+			continue;
+
+		/* a copy, for it may be NULL where the row is: after an outer join */
+		column = copyObject(unconstify(Var *, var));
+		column->varattno = column->varattnosyn = a + 1;
+		column->vartype = attribute->atttypid;
+		column->vartypmod = attribute->atttypmod;
+		column->varcollid = attribute->attcollation;
+		AddColumn(columns, NameStr(attribute->attname), (Node *) column);
 	}
 	ReleaseTupleDesc(desc);
 	return true;
