@@ -12,6 +12,7 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
+#include "libpq/pqformat.h"
 #include "math/adapt.h"
 #include "miscadmin.h"
 #include "model/statement.h"
@@ -48,10 +49,10 @@
 #define OUTGROWN_SIZE 8192
 
 /* A row of an entity as it is kept until all rows have been read. */
-typedef struct KeptRow
+struct KeptRow
 {
 	Datum		time;			/* a copy where it is a pointer */
-	uint64		hash;
+	uint64		hash;			/* once it is kept */
 
 	/*
 	 * What the network sees of it, as bytes that are alike where it is: there
@@ -60,23 +61,11 @@ typedef struct KeptRow
 	float		label;
 	float		weight;
 	FeatureCode codes[FLEXIBLE_ARRAY_MEMBER];
-} KeptRow;
+};
 
 StaticAssertDecl(offsetof(KeptRow, codes) ==
 				 offsetof(KeptRow, label) + 2 * sizeof(float),
 				 "padding between label and codes");
-
-/*
- * An entity's newest rows, and up to as many older ones that go when the
- * buffer is full.
- */
-typedef struct KeptRows
-{
-	char	   *rows;
-	int			count;
-	int			room;
-	int64		interactions;	/* all that were seen */
-} KeptRows;
 
 /* A row that waits on disk; what is kept of it follows, and its time. */
 typedef struct SpilledRow
@@ -158,48 +147,13 @@ Numbers(Size rows, Size columns)
 }
 
 void
-AdapterInit(Adapter *adapter, const Model *model,
-			const TrainedNetwork *trained)
+AdapterPrepare(Adapter *adapter, const TrainedNetwork *trained)
 {
 	const NetworkShape *shape = &trained->shape;
 	int			rows = Max(trained->support_rows, 1);
-	int			features = CandidateFeatures(trained);
-	ModelOptions options;
-	TypeCacheEntry *time;
-	Jsonb	   *json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-														  CStringGetDatum(trained->options)));
-	MemoryContext context = CurrentMemoryContext;
-
-	/* which column weighs rows is the version's matter, not the model's */
-	OptionsDefault(&options);
-	OptionsApply(&options, json, OPTIONS_OF_MODEL);
 
 	adapter->trained = trained;
-	adapter->context = context;
-	SourceInit(&adapter->source, model, features,
-			   FeatureNames(&trained->interaction, features),
-			   trained->entity.count,
-			   FeatureNames(&trained->entity, trained->entity.count),
-			   options.weight);
-	adapter->readers = FeatureReaders(&trained->interaction,
-									  adapter->source.feature, features);
-	adapter->meta_readers = FeatureReaders(&trained->entity,
-										   adapter->source.meta_feature,
-										   trained->entity.count);
-	time = lookup_type_cache(adapter->source.event_time.type,
-							 TYPECACHE_LT_OPR);
-	memset(&adapter->time_order, 0, sizeof(SortSupportData));
-	adapter->time_order.ssup_cxt = context;
-	PrepareSortSupportFromOrderingOp(time->lt_opr, &adapter->time_order);
-	adapter->batch = AllocSetContextCreate(context, "limaml batch",
-										   ALLOCSET_DEFAULT_SIZES);
-	adapter->part = AllocSetContextCreate(context, "limaml part",
-										  ALLOCSET_DEFAULT_SIZES);
-	adapter->part_entities = PART_ENTITIES;
-	adapter->rows_plan = NULL;
-	adapter->one_plan = NULL;
-	adapter->many_plan = NULL;
-	adapter->entities_plan = NULL;
+	adapter->context = CurrentMemoryContext;
 	adapter->x = Numbers(1, trained->entity.width);
 	adapter->z = Numbers(rows, trained->interaction.width);
 	adapter->half = Numbers(rows, network_half_size(shape));
@@ -208,6 +162,47 @@ AdapterInit(Adapter *adapter, const Model *model,
 	adapter->offset = Numbers(rows, 1);
 	adapter->same_time = palloc(sizeof(bool) * rows);
 	adapter->memory = Numbers(adapt_size(shape, rows), 1);
+}
+
+void
+AdapterOrderRows(Adapter *adapter)
+{
+	TypeCacheEntry *time = lookup_type_cache(adapter->source.event_time.type,
+											 TYPECACHE_LT_OPR);
+
+	memset(&adapter->time_order, 0, sizeof(SortSupportData));
+	adapter->time_order.ssup_cxt = adapter->context;
+	PrepareSortSupportFromOrderingOp(time->lt_opr, &adapter->time_order);
+}
+
+void
+AdapterInit(Adapter *adapter, const Model *model,
+			const TrainedNetwork *trained)
+{
+	int			features = CandidateFeatures(trained);
+
+	/* which column weighs rows is the version's matter, not the model's */
+	SourceInit(&adapter->source, model, features,
+			   FeatureNames(&trained->interaction, features),
+			   trained->entity.count,
+			   FeatureNames(&trained->entity, trained->entity.count),
+			   trained->weight);
+	AdapterPrepare(adapter, trained);
+	AdapterOrderRows(adapter);
+	adapter->readers = FeatureReaders(&trained->interaction,
+									  adapter->source.feature, features);
+	adapter->meta_readers = FeatureReaders(&trained->entity,
+										   adapter->source.meta_feature,
+										   trained->entity.count);
+	adapter->batch = AllocSetContextCreate(adapter->context, "limaml batch",
+										   ALLOCSET_DEFAULT_SIZES);
+	adapter->part = AllocSetContextCreate(adapter->context, "limaml part",
+										  ALLOCSET_DEFAULT_SIZES);
+	adapter->part_entities = PART_ENTITIES;
+	adapter->rows_plan = NULL;
+	adapter->one_plan = NULL;
+	adapter->many_plan = NULL;
+	adapter->entities_plan = NULL;
 	adapter->reading_seconds = 0;
 	adapter->adapting_seconds = 0;
 	adapter->rows_read = 0;
@@ -304,10 +299,9 @@ EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
 	SPI_freetuptable(SPI_tuptable);
 }
 
-/* Adapts an entity on the n rows that stand in the adapter. */
+/* Adapts the entity on the n rows that stand in the adapter. */
 static void
-AdaptOne(Adapter *adapter, int n, const FeatureCode *codes,
-		 const Datum *key, AdaptedEntity *adapted)
+AdaptOne(Adapter *adapter, int n, const Datum *key, AdaptedEntity *adapted)
 {
 	const TrainedNetwork *trained = adapter->trained;
 	Rows		rows = {
@@ -319,7 +313,6 @@ AdaptOne(Adapter *adapter, int n, const FeatureCode *codes,
 	};
 	Adaptation	adaptation;
 
-	Encode(&trained->entity, codes, adapter->x);
 	network_candidate_half(&trained->network, n, adapter->z,
 						   trained->interaction.width, adapter->half);
 	if (trained->recency > 0)
@@ -334,16 +327,17 @@ AdaptOne(Adapter *adapter, int n, const FeatureCode *codes,
 	if (adaptation.diverged_at)
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-				 errmsg("the inner loop diverged for %s at step %d",
-						KeyText(&adapter->source.key, key),
+				 errmsg("the inner loop diverged%s at step %d",
+						key ? psprintf(" for %s",
+									   KeyText(&adapter->source.key, key)) : "",
 						adaptation.diverged_at),
 				 errhint("Train the model with a lower option \"inner_rate\".")));
 	for (int i = 0; i < network_embedding_size(&trained->shape); i++)
 		if (!isfinite(adapted->embedding[i]))
 			ereport(ERROR,
 					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-					 errmsg("the embedding of %s is not finite",
-							KeyText(&adapter->source.key, key))));
+					 errmsg("the embedding%s is not finite",
+							OfEntity(&adapter->source, key))));
 	adapted->loss_before = adaptation.loss_before;
 	adapted->loss_after = adaptation.loss_after;
 }
@@ -370,10 +364,10 @@ KeptTimeSize(const Adapter *adapter, Datum time)
 	return column->by_value ? 0 : datumGetSize(time, false, column->length);
 }
 
-static const unsigned char *
+static unsigned char *
 Seen(const KeptRow *row)
 {
-	return (const unsigned char *) row + offsetof(KeptRow, label);
+	return (unsigned char *) row + offsetof(KeptRow, label);
 }
 
 static KeptRow *
@@ -452,14 +446,41 @@ NextRow(Adapter *adapter, KeptRows *kept)
 	return RowAt(adapter, kept, kept->count++);
 }
 
-/* Keeps a row, whose time is copied where it is no value. */
-static void
-KeepRow(Adapter *adapter, KeptRows *kept, const KeptRow *row)
+/*
+ * Which of the rows of one time count as newer is to have nothing to do with
+ * their labels or any feature.  With the time in it, and what is known of the
+ * entity, the hash does not order what happens again and again, or to
+ * everybody, the same way every time.
+ */
+static uint64
+RowHash(const Adapter *adapter, const KeptRows *kept, const KeptRow *row)
+{
+	const SourceColumn *column = &adapter->source.event_time;
+	uint64		time = datum_image_hash(row->time, column->by_value,
+										column->length);
+
+	return hash_bytes_extended(Seen(row), (int) SeenSize(adapter),
+							   hash_combine64(kept->seed, time));
+}
+
+void
+AdapterStartRows(const Adapter *adapter, KeptRows *kept)
+{
+	memset(kept, 0, sizeof(*kept));
+	kept->seed = hash_bytes_extended((const unsigned char *) adapter->x,
+									 (int) (sizeof(float) *
+											adapter->trained->entity.width),
+									 0);
+}
+
+void
+AdapterKeepRow(Adapter *adapter, KeptRows *kept, const KeptRow *row)
 {
 	const SourceColumn *column = &adapter->source.event_time;
 	KeptRow    *copy = NextRow(adapter, kept);
 
 	memcpy(copy, row, KeptRowSize(adapter));
+	copy->hash = RowHash(adapter, kept, row);
 	if (!column->by_value)
 	{
 		MemoryContext old = MemoryContextSwitchTo(adapter->part);
@@ -468,6 +489,104 @@ KeepRow(Adapter *adapter, KeptRows *kept, const KeptRow *row)
 		MemoryContextSwitchTo(old);
 	}
 	kept->interactions++;
+}
+
+void
+AdapterKeepRows(Adapter *adapter, KeptRows *kept, const KeptRows *others)
+{
+	for (int i = 0; i < others->count; i++)
+		AdapterKeepRow(adapter, kept, RowAt(adapter, others, i));
+	kept->interactions += others->interactions - others->count;
+}
+
+void
+AdapterSendRows(Adapter *adapter, KeptRows *kept, StringInfo buffer)
+{
+	FmgrInfo	send;
+	Oid			function;
+	bool		varlena;
+
+	/* no more of them than the other side will want */
+	KeepNewest(adapter, kept);
+	pq_sendint64(buffer, kept->interactions);
+	pq_sendint32(buffer, kept->count);
+	if (kept->count == 0)
+		return;
+	getTypeBinaryOutputInfo(adapter->source.event_time.type, &function,
+							&varlena);
+	fmgr_info(function, &send);
+	for (int i = 0; i < kept->count; i++)
+	{
+		const KeptRow *row = RowAt(adapter, kept, i);
+		bytea	   *time = SendFunctionCall(&send, row->time);
+
+		pq_sendint32(buffer, VARSIZE(time) - VARHDRSZ);
+		pq_sendbytes(buffer, VARDATA(time), VARSIZE(time) - VARHDRSZ);
+		pq_sendbytes(buffer, (char *) Seen(row), (int) SeenSize(adapter));
+	}
+}
+
+/* Whether the network can have seen a row so. */
+static bool
+IsSeen(const Adapter *adapter, const KeptRow *row)
+{
+	const TrainedNetwork *trained = adapter->trained;
+
+	if (!isfinite(row->label) || !isfinite(row->weight) || row->weight < 0 ||
+		(trained->shape.loss == LOSS_BINARY && row->label != 0 &&
+		 row->label != 1))
+		return false;
+	for (int f = 0; f < trained->interaction.count; f++)
+	{
+		const Feature *feature = &trained->interaction.features[f];
+		FeatureCode code = row->codes[f];
+
+		if (feature->kind == FEATURE_NUMERIC ?
+			fabsf(code.number) > ENCODER_CLIP :
+			code.row < 0 || code.row >= VocabularyRows(&feature->vocabulary))
+			return false;
+	}
+	return true;
+}
+
+bool
+AdapterReceiveRows(Adapter *adapter, KeptRows *kept, StringInfo buffer)
+{
+	int64		interactions = pq_getmsgint64(buffer);
+	int			count = (int) pq_getmsgint(buffer, 4);
+	KeptRow    *row = AdapterNewRow(adapter);
+	FmgrInfo	receive;
+	Oid			function;
+	Oid			parameter;
+
+	if (count < 0 || count > adapter->trained->support_rows ||
+		interactions < count ||
+		(count > 0 && !OidIsValid(adapter->source.event_time.type)))
+		return false;
+	if (count > 0)
+	{
+		getTypeBinaryInputInfo(adapter->source.event_time.type, &function,
+							   &parameter);
+		fmgr_info(function, &receive);
+	}
+	for (int i = 0; i < count; i++)
+	{
+		int			size = (int) pq_getmsgint(buffer, 4);
+		StringInfoData time;
+
+		/* as a client's value: it is looked at before it is believed */
+		initStringInfo(&time);
+		appendBinaryStringInfo(&time, pq_getmsgbytes(buffer, size), size);
+		row->time = ReceiveFunctionCall(&receive, &time, parameter, -1);
+		if (time.cursor != size)
+			return false;
+		pq_copymsgbytes(buffer, (char *) Seen(row), (int) SeenSize(adapter));
+		if (!IsSeen(adapter, row))
+			return false;
+		AdapterKeepRow(adapter, kept, row);
+	}
+	kept->interactions = interactions;
+	return true;
 }
 
 /* Lets a row wait for its part. */
@@ -525,7 +644,7 @@ TakeSpilledRows(RowReceiver *rows, int part, KeptRows *kept)
 			ReadSpilled(tape, DatumGetPointer(rows->row->time),
 						spilled.time_size);
 		}
-		KeepRow(adapter, &kept[spilled.place], rows->row);
+		AdapterKeepRow(adapter, &kept[spilled.place], rows->row);
 	}
 	LogicalTapeClose(tape);
 	MemoryContextSwitchTo(old);
@@ -551,28 +670,26 @@ OneOfAKind(float number)
 	return number == 0 ? 0 : number;
 }
 
-/* Reads a row into rows->row; returns the place of its entity. */
-static int
-ReadRow(RowReceiver *rows, const Datum *values, const bool *isnull)
+KeptRow *
+AdapterNewRow(const Adapter *adapter)
 {
-	Adapter    *adapter = rows->adapter;
+	return palloc0(KeptRowSize(adapter));
+}
+
+void
+AdapterReadRow(Adapter *adapter, const Datum *values, const bool *isnull,
+			   const Datum *key, KeptRow *row)
+{
 	const Source *source = &adapter->source;
 	const Encoder *encoder = &adapter->trained->interaction;
-	int			place = (int) DatumGetInt64(values[0]) - 1;
-	int			first = 3 + (source->weight.name ? 1 : 0);
-	Datum		key[INDEX_MAX_KEYS];
-	Interaction interaction;
-	KeptRow    *row = rows->row;
-	uint64		seed;
-
-	for (int k = 0; k < source->key.count; k++)
-		key[k] = rows->key[k][place];
-	interaction = SourceReadInteraction(source, adapter->trained->shape.loss,
-										values + 2, isnull + 2, key);
+	int			first = 2 + (source->weight.name ? 1 : 0);
+	Interaction interaction =
+		SourceReadInteraction(source, adapter->trained->shape.loss,
+							  values + 1, isnull + 1, key);
 
 	/* in the form that equal times share */
 	row->time = source->event_time.length == -1 ?
-		PointerGetDatum(PG_DETOAST_DATUM(values[1])) : values[1];
+		PointerGetDatum(PG_DETOAST_DATUM(values[0])) : values[0];
 	row->label = OneOfAKind(interaction.label);
 	row->weight = OneOfAKind(interaction.weight);
 	for (int f = 0; f < source->features; f++)
@@ -587,21 +704,19 @@ ReadRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 	/* who it is of makes no difference where nothing adapts */
 	if (source->features < encoder->count)
 		row->codes[source->features].row = VOCABULARY_NULL_ROW;
+}
 
-	/*
-	 * Which of the rows of one time count as newer is to have nothing to do
-	 * with their labels or any feature.  With the entity and the time in it the
-	 * hash does not order what happens again and again, or to everybody, the
-	 * same way every time.
-	 */
-	seed = datum_image_hash(row->time, source->event_time.by_value,
-							source->event_time.length);
-	for (int k = 0; k < source->key.count; k++)
-		seed = hash_combine64(seed,
-							  datum_image_hash(key[k],
-											   source->key.columns[k].typbyval,
-											   source->key.columns[k].typlen));
-	row->hash = hash_bytes_extended(Seen(row), (int) SeenSize(adapter), seed);
+/* Reads a row into rows->row; returns the place of its entity. */
+static int
+ReadRow(RowReceiver *rows, const Datum *values, const bool *isnull)
+{
+	Adapter    *adapter = rows->adapter;
+	int			place = (int) DatumGetInt64(values[0]) - 1;
+	Datum		key[INDEX_MAX_KEYS];
+
+	for (int k = 0; k < adapter->source.key.count; k++)
+		key[k] = rows->key[k][place];
+	AdapterReadRow(adapter, values + 1, isnull + 1, key, rows->row);
 	return place;
 }
 
@@ -621,7 +736,7 @@ ReceiveRow(TupleTableSlot *slot, DestReceiver *self)
 	place = ReadRow(rows, slot->tts_values, slot->tts_isnull);
 	error_context_stack = inner;
 	if (place < rows->adapter->part_entities)
-		KeepRow(rows->adapter, &rows->kept[place], rows->row);
+		AdapterKeepRow(rows->adapter, &rows->kept[place], rows->row);
 	else
 		SpillRow(rows, place);
 	MemoryContextSwitchTo(old);
@@ -742,6 +857,14 @@ EncodeRows(Adapter *adapter, KeptRows *kept, AdaptedEntity *adapted)
 	return kept->count;
 }
 
+void
+AdaptKeptRows(Adapter *adapter, KeptRows *kept, const Datum *key,
+			  AdaptedEntity *adapted)
+{
+	adapted->interactions = kept->interactions;
+	AdaptOne(adapter, EncodeRows(adapter, kept, adapted), key, adapted);
+}
+
 /* Seconds since *start, which becomes now. */
 static double
 Lap(instr_time *start)
@@ -771,9 +894,9 @@ AdaptPart(Adapter *adapter, int first, int count, Datum **key,
 		CHECK_FOR_INTERRUPTS();
 		for (int k = 0; k < adapter->source.key.count; k++)
 			values[k] = key[k][first + i];
-		adapted[i].interactions = kept[i].interactions;
-		AdaptOne(adapter, EncodeRows(adapter, &kept[i], &adapted[i]),
-				 meta_codes + i * trained->entity.count, values, &adapted[i]);
+		Encode(&trained->entity, meta_codes + i * trained->entity.count,
+			   adapter->x);
+		AdaptKeptRows(adapter, &kept[i], values, &adapted[i]);
 	}
 	return adapted;
 }
@@ -804,7 +927,7 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
 	MemoryContextSwitchTo(adapter->batch);
 	rows.row_context = AllocSetContextCreate(adapter->batch, "limaml row",
 											 ALLOCSET_DEFAULT_SIZES);
-	rows.row = palloc0(KeptRowSize(adapter));
+	rows.row = AdapterNewRow(adapter);
 	if (parts > 1)
 	{
 		rows.tapes = LogicalTapeSetCreate(true, NULL, -1);
@@ -829,7 +952,13 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
 		for (int k = 0; k < adapter->source.key.count; k++)
 			part_key[k] = key[k] + first;
 		EntityCodes(adapter, here, part_key, read_only, meta_codes);
-		kept = palloc0(sizeof(KeptRows) * here);
+		kept = palloc(sizeof(KeptRows) * here);
+		for (int i = 0; i < here; i++)
+		{
+			Encode(&adapter->trained->entity, meta_codes + i * features,
+				   adapter->x);
+			AdapterStartRows(adapter, &kept[i]);
+		}
 		if (p == 0)
 		{
 			rows.kept = kept;

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "lib/stringinfo.h"
 #include "nodes/nodes.h"
 #include "utils/sortsupport.h"
 
@@ -50,6 +51,21 @@ typedef struct Adapter
 	int64		rows_read;
 } Adapter;
 
+/*
+ * An entity's newest rows, and up to as many older ones that go when the
+ * buffer is full; in the adapter's context `part`.
+ */
+typedef struct KeptRow KeptRow;
+
+typedef struct KeptRows
+{
+	char	   *rows;
+	int			count;
+	int			room;
+	int64		interactions;	/* all that were seen */
+	uint64		seed;			/* of the hash that orders rows of one time */
+} KeptRows;
+
 typedef struct AdaptedEntity
 {
 	float	   *embedding;
@@ -65,6 +81,53 @@ typedef struct AdaptedEntity
  */
 extern void AdapterInit(Adapter *adapter, const Model *model,
 						const TrainedNetwork *trained);
+
+/*
+ * Prepares to adapt on rows that come from elsewhere, and, once the source's
+ * event time is set, to order them; reading them takes its other columns and a
+ * reader per feature.
+ */
+extern void AdapterPrepare(Adapter *adapter, const TrainedNetwork *trained);
+extern void AdapterOrderRows(Adapter *adapter);
+
+/* Room for a row. */
+extern KeptRow *AdapterNewRow(const Adapter *adapter);
+
+/*
+ * Reads a row that has a label and a time from values: event time, label,
+ * weight?, features.  A time that is no value is not copied.  Errors name the
+ * entity by its key, which may be NULL.
+ */
+extern void AdapterReadRow(Adapter *adapter, const Datum *values,
+						   const bool *isnull, const Datum *key, KeptRow *row);
+
+/* No rows yet, of the entity whose encoding is adapter->x. */
+extern void AdapterStartRows(const Adapter *adapter, KeptRows *kept);
+
+/* Keeps a row, whose time is copied where it is no value. */
+extern void AdapterKeepRow(Adapter *adapter, KeptRows *kept,
+						   const KeptRow *row);
+
+/* Keeps those of another process' or part's, of the same entity. */
+extern void AdapterKeepRows(Adapter *adapter, KeptRows *kept,
+							const KeptRows *others);
+
+/*
+ * Rows as bytes, for the same program on a machine of this kind.  Receiving
+ * trusts nothing: it returns false, or throws, where they cannot be rows of the
+ * network's, and adds them to rows that were started.
+ */
+extern void AdapterSendRows(Adapter *adapter, KeptRows *kept,
+							StringInfo buffer);
+extern bool AdapterReceiveRows(Adapter *adapter, KeptRows *kept,
+							   StringInfo buffer);
+
+/*
+ * Adapts the entity whose encoding is adapter->x on its newest rows.  The
+ * embedding is in the adapter's context `part`.
+ */
+extern void AdaptKeptRows(Adapter *adapter, KeptRows *kept, const Datum *key,
+						  AdaptedEntity *adapted);
 
 /* Takes `count` entities that have been adapted, from place `first` on. */
 typedef void (*AdaptedReceiver) (void *argument, int first, int count,

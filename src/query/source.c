@@ -169,7 +169,39 @@ IsTime(Oid type)
 
 	type = getBaseType(type);
 	return type == TIMESTAMPTZOID || type == TIMESTAMPOID || type == DATEOID ||
-		(type != BOOLOID && NumberReaderInit(&number, type));
+		(type != BOOLOID && type != UNKNOWNOID &&
+		 NumberReaderInit(&number, type));
+}
+
+static void
+CheckEventTime(const Source *source)
+{
+	if (!IsTime(source->event_time.type))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("event time \"%s\" is of type %s",
+						source->event_time.name,
+						format_type_be(source->event_time.type)),
+				 errhint("It is to be a timestamp, with or without time zone, a date or a number.")));
+}
+
+/* Checks the types of label and weight, and prepares to read them. */
+static void
+InitReaders(Source *source)
+{
+	if (!NumberReaderInit(&source->label_reader, source->label.type))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("label \"%s\" of type %s is neither boolean nor a number",
+						source->label.name,
+						format_type_be(source->label.type))));
+	if (source->weight.name &&
+		!NumberReaderInit(&source->weight_reader, source->weight.type))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("weight \"%s\" of type %s is not a number",
+						source->weight.name,
+						format_type_be(source->weight.type))));
 }
 
 void
@@ -184,29 +216,11 @@ SourceInit(Source *source, const Model *model, int features,
 	EntityKeyInit(&source->key, model, model->interactions, "interactions");
 	source->key_indexed = KeyIsIndexed(model);
 	source->event_time = FindColumn(model->interactions, model->event_time);
-	if (!IsTime(source->event_time.type))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("event time \"%s\" is of type %s",
-						model->event_time,
-						format_type_be(source->event_time.type)),
-				 errhint("It is to be a timestamp, with or without time zone, a date or a number.")));
-
 	source->label = FindColumn(model->interactions, model->label);
-	if (!NumberReaderInit(&source->label_reader, source->label.type))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("label \"%s\" of type %s is neither boolean nor a number",
-						model->label, format_type_be(source->label.type))));
 	if (weight)
-	{
 		source->weight = FindColumn(model->interactions, weight);
-		if (!NumberReaderInit(&source->weight_reader, source->weight.type))
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("weight \"%s\" of type %s is not a number",
-							weight, format_type_be(source->weight.type))));
-	}
+	CheckEventTime(source);
+	InitReaders(source);
 	source->features = features;
 	source->feature = FindColumns(model->interactions, features, feature);
 
@@ -234,6 +248,35 @@ SourceInit(Source *source, const Model *model, int features,
 								get_rel_name(model->entities))));
 		}
 	}
+}
+
+/* A column of rows that are in no relation. */
+static SourceColumn
+RowColumn(const char *name, Oid type)
+{
+	SourceColumn column = {.name = pstrdup(name), .type = getBaseType(type)};
+
+	get_typlenbyval(column.type, &column.length, &column.by_value);
+	return column;
+}
+
+void
+SourceInitTime(Source *source, int features, const char *event_time, Oid type)
+{
+	memset(source, 0, sizeof(*source));
+	source->event_time = RowColumn(event_time, type);
+	CheckEventTime(source);
+	source->features = features;
+}
+
+void
+SourceInitLabel(Source *source, const char *label, Oid label_type,
+				const char *weight, Oid weight_type)
+{
+	source->label = RowColumn(label, label_type);
+	if (weight)
+		source->weight = RowColumn(weight, weight_type);
+	InitReaders(source);
 }
 
 static char **
@@ -1028,6 +1071,12 @@ SourceSameTime(const Source *source, Datum a, Datum b)
 						source->event_time.length);
 }
 
+const char *
+OfEntity(const Source *source, const Datum *key)
+{
+	return key ? psprintf(" of %s", KeyText(&source->key, key)) : "";
+}
+
 Interaction
 SourceReadInteraction(const Source *source, Loss loss, const Datum *values,
 					  const bool *isnull, const Datum *key)
@@ -1038,15 +1087,15 @@ SourceReadInteraction(const Source *source, Loss loss, const Datum *values,
 	if (loss == LOSS_BINARY && label != 0 && label != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),
-				 errmsg("label \"%s\" of %s is %g, neither 0 nor 1",
-						source->label.name, KeyText(&source->key, key), label),
+				 errmsg("label \"%s\"%s is %g, neither 0 nor 1",
+						source->label.name, OfEntity(source, key), label),
 				 errhint("Use an expression such as %s > 3 in a view, or the option \"loss\" squared.",
 						 source->label.name)));
 	if (!isfinite((float) label))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),
-				 errmsg("label \"%s\" of %s is %g, which is not finite",
-						source->label.name, KeyText(&source->key, key), label)));
+				 errmsg("label \"%s\"%s is %g, which is not finite",
+						source->label.name, OfEntity(source, key), label)));
 	interaction.label = (float) label;
 
 	if (source->weight.name)
@@ -1057,8 +1106,8 @@ SourceReadInteraction(const Source *source, Loss loss, const Datum *values,
 		if (!(weight >= 0) || !isfinite((float) weight))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_EXCEPTION),
-					 errmsg("weight \"%s\" of %s is %s",
-							source->weight.name, KeyText(&source->key, key),
+					 errmsg("weight \"%s\"%s is %s",
+							source->weight.name, OfEntity(source, key),
 							isnull[1] ? "null" : psprintf("%g", weight)),
 					 errhint("Weights are finite numbers from 0.")));
 		interaction.weight = (float) weight;

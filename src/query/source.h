@@ -76,6 +76,16 @@ extern void SourceInitDeclared(Source *source, const Model *model,
 							   const char *weight, Encoder *interaction,
 							   Encoder *entity);
 
+/*
+ * The same of rows that come from no relation, and have no key and no model:
+ * their event time, and then, where they are to be read, label and weight,
+ * whose name is NULL where there is none.
+ */
+extern void SourceInitTime(Source *source, int features,
+						   const char *event_time, Oid type);
+extern void SourceInitLabel(Source *source, const char *label, Oid label_type,
+							const char *weight, Oid weight_type);
+
 /* Rows that a network is evaluated on. */
 typedef struct SourceTested
 {
@@ -171,11 +181,14 @@ extern bool SourceSameTime(const Source *source, Datum a, Datum b);
 
 /*
  * Reads label and weight, with which values and isnull begin.  Errors name the
- * entity by its key.
+ * entity by its key, which may be NULL.
  */
 extern Interaction SourceReadInteraction(const Source *source, Loss loss,
 										 const Datum *values,
 										 const bool *isnull,
 										 const Datum *key);
+
+/* " of member_id 42" for messages, or nothing where the key is NULL. */
+extern const char *OfEntity(const Source *source, const Datum *key);
 
 #endif							/* QUERY_SOURCE_H */
