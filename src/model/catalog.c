@@ -676,6 +676,17 @@ CatalogCheckEmbeddings(const Model *model, Oid embedding_type)
 	return width;
 }
 
+bool
+CatalogEmbeddingsAreForeign(const Model *model)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(model->embeddings, NoLock, NULL))
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_FOREIGN_TABLE)
+			return true;
+	return false;
+}
+
 List *
 LockRelationTree(Oid relation, LOCKMODE mode)
 {

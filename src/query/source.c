@@ -725,6 +725,67 @@ SourceBatchQuery(const Source *source)
 	return sql.data;
 }
 
+/* A record of columns of an alias: a function's while one takes as many. */
+static void
+AppendRecord(StringInfo sql, int count, const SourceColumn *const *columns,
+			 const char *alias)
+{
+	if (count > FUNC_MAX_ARGS)
+		appendStringInfoString(sql, "ROW");
+	else
+		appendStringInfo(sql, "%s.limaml_row",
+						 quote_identifier(get_namespace_name(ExtensionSchema())));
+	for (int c = 0; c < count; c++)
+		appendStringInfo(sql, "%s%s.%s", c > 0 ? ", " : "(", alias,
+						 quote_identifier(columns[c]->name));
+	appendStringInfoChar(sql, ')');
+}
+
+char *
+SourceAdaptQuery(const Source *source)
+{
+	const char *key = quote_identifier(source->key.columns[0].name);
+	const SourceColumn **columns =
+		palloc(sizeof(SourceColumn *) *
+			   Max(source->features + 3, source->meta_features));
+	int			count = 0;
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT i.%s, %s.limaml_adapt_agg((SELECT v.network FROM limaml.version AS v"
+					 " WHERE v.model OPERATOR(pg_catalog.=) $2 AND v.version OPERATOR(pg_catalog.=) $3), ",
+					 key,
+					 quote_identifier(get_namespace_name(ExtensionSchema())));
+	for (int f = 0; f < source->meta_features; f++)
+		columns[f] = &source->meta_feature[f];
+	if (source->meta_features > 0)
+		AppendRecord(&sql, source->meta_features, columns, "e");
+	else
+		appendStringInfoString(&sql, "NULL::pg_catalog.record");
+	columns[count++] = &source->label;
+	columns[count++] = &source->event_time;
+	for (int f = 0; f < source->features; f++)
+		columns[count++] = &source->feature[f];
+	if (source->weight.name)
+		columns[count++] = &source->weight;
+	appendStringInfoString(&sql, ", ");
+	AppendRecord(&sql, count, columns, "i");
+	appendStringInfo(&sql, "), pg_catalog.count(*), pg_catalog.max(i.%s) FROM %s AS i",
+					 quote_identifier(source->event_time.name),
+					 source->interactions);
+	if (source->entities)
+	{
+		appendStringInfo(&sql, " LEFT JOIN %s AS e ON ", source->entities);
+		AppendKeyEquality(&sql, &source->key, source->entities_equality, "e",
+						  "i");
+	}
+	appendStringInfoString(&sql, " WHERE ");
+	AppendUsable(&sql, source);
+	appendStringInfo(&sql, " AND i.%s %s ANY ($1) GROUP BY i.%s", key,
+					 source->key.columns[0].equality, key);
+	return sql.data;
+}
+
 char *
 SourceOneQuery(const Source *source)
 {

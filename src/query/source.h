@@ -131,6 +131,14 @@ extern char *SourceDuplicatesQuery(const Source *source);
  */
 extern char *SourceBatchQuery(const Source *source);
 
+/*
+ * Entities of given keys, adapted by limaml_adapt_agg, in one statement of the
+ * kind that goes to other servers whole: key, embedding, number of rows, newest
+ * event time.  Parameters are an array of keys, which have one column, the
+ * model's name and the version.
+ */
+extern char *SourceAdaptQuery(const Source *source);
+
 /* The same of one entity, whose place is 1; parameters are its key. */
 extern char *SourceOneQuery(const Source *source);
 
