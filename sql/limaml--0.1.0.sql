@@ -309,15 +309,20 @@ CREATE TABLE limaml.stored_model (
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 
-CREATE DOMAIN limaml_network AS bytea;
+/*
+ * A network as a value.  It has no CHECK, for which postgres_fdw would keep it
+ * to itself: whoever decodes one validates it.  It is not in the schema of the
+ * functions, where the parser would take limaml_network('ctr') for a cast.
+ */
+CREATE DOMAIN limaml.trained_network AS bytea;
 
-COMMENT ON DOMAIN limaml_network IS 'a trained network: a safetensors file';
+COMMENT ON DOMAIN limaml.trained_network IS 'a trained network: a safetensors file';
 
 CREATE TABLE limaml.stored_version (
 	model_id bigint NOT NULL,
 	version integer NOT NULL,
-	network limaml_network NOT NULL,
-	validation_network limaml_network,
+	network limaml.trained_network NOT NULL,
+	validation_network limaml.trained_network,
 	digest bytea NOT NULL,
 	options jsonb NOT NULL,
 	entities bigint NOT NULL,
@@ -705,6 +710,63 @@ CREATE FUNCTION limaml_adapt(model text, entity "any") RETURNS meta_embedding
 COMMENT ON FUNCTION limaml_adapt(text, "any")
 	IS 'embedding of an entity, adapted now on its newest interactions';
 
+/*
+ * Networks as values, and what depends on its arguments alone: it may run on
+ * any server, in any worker.  Network and rows are checked where they are read.
+ */
+
+CREATE FUNCTION limaml_network(model text, version integer DEFAULT NULL) RETURNS limaml.trained_network
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
+
+COMMENT ON FUNCTION limaml_network(text, integer)
+	IS 'the network of a version, or of the deployed one, as a value';
+
+CREATE FUNCTION limaml_row(VARIADIC "any") RETURNS record
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 10;
+
+COMMENT ON FUNCTION limaml_row("any")
+	IS 'a record as ROW() makes one, but a function, which can be sent to other servers';
+
+CREATE FUNCTION limaml_adapt_agg_transition(internal, limaml.trained_network, record, record) RETURNS internal
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 75;
+
+CREATE FUNCTION limaml_adapt_agg_combine(internal, internal) RETURNS internal
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 500;
+
+CREATE FUNCTION limaml_adapt_agg_serialize(internal) RETURNS bytea
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20000;
+
+CREATE FUNCTION limaml_adapt_agg_deserialize(bytea, internal) RETURNS internal
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 2000;
+
+CREATE FUNCTION limaml_adapt_agg_final(internal) RETURNS meta_embedding
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 5000;
+
+/* SSPACE is the state of an entity with 20 interactions of five features. */
+CREATE AGGREGATE limaml_adapt_agg(network limaml.trained_network, entity record, interaction record) (
+	SFUNC = limaml_adapt_agg_transition,
+	STYPE = internal,
+	SSPACE = 2048,
+	COMBINEFUNC = limaml_adapt_agg_combine,
+	SERIALFUNC = limaml_adapt_agg_serialize,
+	DESERIALFUNC = limaml_adapt_agg_deserialize,
+	FINALFUNC = limaml_adapt_agg_final,
+	PARALLEL = SAFE
+);
+
+COMMENT ON FUNCTION limaml_adapt_agg_transition(internal, limaml.trained_network, record, record)
+	IS 'aggregate transition function';
+COMMENT ON FUNCTION limaml_adapt_agg_combine(internal, internal)
+	IS 'aggregate combine function';
+COMMENT ON FUNCTION limaml_adapt_agg_serialize(internal)
+	IS 'aggregate serialization function';
+COMMENT ON FUNCTION limaml_adapt_agg_deserialize(bytea, internal)
+	IS 'aggregate deserialization function';
+COMMENT ON FUNCTION limaml_adapt_agg_final(internal)
+	IS 'aggregate final function';
+COMMENT ON AGGREGATE limaml_adapt_agg(limaml.trained_network, record, record)
+	IS 'embedding adapted on a group''s interactions';
+
 CREATE FUNCTION limaml_embedding(model text, entity "any") RETURNS meta_embedding
 	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 500;
 
@@ -723,7 +785,10 @@ CREATE FUNCTION limaml_score(model text, entity "any", VARIADIC candidate "any")
 CREATE FUNCTION limaml_score_embedding(model text, embedding meta_embedding, VARIADIC candidate "any") RETURNS real
 	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 50 SUPPORT limaml_score_embedding_support;
 
--- What the planner makes of these where the candidate is a whole row.
+CREATE FUNCTION limaml_score_embedding(network limaml.trained_network, embedding meta_embedding, VARIADIC candidate "any") RETURNS real
+	AS 'MODULE_PATHNAME', 'limaml_score_embedding_network' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 50;
+
+-- What the planner makes of those of a model where the candidate is a whole row.
 
 CREATE FUNCTION limaml_score_columns(model text, columns text[], entity "any", VARIADIC candidate "any") RETURNS real
 	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 50;
@@ -735,6 +800,8 @@ COMMENT ON FUNCTION limaml_score(text, "any", "any")
 	IS 'probability that an entity likes a candidate';
 COMMENT ON FUNCTION limaml_score_embedding(text, meta_embedding, "any")
 	IS 'probability that whoever has this embedding likes a candidate';
+COMMENT ON FUNCTION limaml_score_embedding(limaml.trained_network, meta_embedding, "any")
+	IS 'probability by a network at hand that whoever has this embedding likes a candidate';
 COMMENT ON FUNCTION limaml_score_support(internal)
 	IS 'plans limaml_score of whole rows';
 COMMENT ON FUNCTION limaml_score_embedding_support(internal)

@@ -7,10 +7,14 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/skey.h"
+#include "access/table.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
@@ -21,7 +25,9 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 
 void
@@ -599,19 +605,46 @@ CatalogExists(void)
 		getExtensionOfObject(RelationRelationId, table) == extension;
 }
 
+/* What pg_extension says, which no cache has. */
+static Oid
+FindExtensionSchema(void)
+{
+	Relation	extensions = table_open(ExtensionRelationId, AccessShareLock);
+	Oid			schema = InvalidOid;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
+				F_NAMEEQ, CStringGetDatum("limaml"));
+	scan = systable_beginscan(extensions, ExtensionNameIndexId, true, NULL, 1,
+							  &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		schema = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
+	systable_endscan(scan);
+	table_close(extensions, AccessShareLock);
+	if (!OidIsValid(schema))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"limaml\" does not exist")));
+	return schema;
+}
+
 Oid
 ExtensionSchema(void)
 {
+	/* an extension with a schema of its own is never moved, only made again */
+	static Oid	known = InvalidOid;
+	static Oid	schema = InvalidOid;
 	Oid			table = get_relname_relid("stored_version",
 										  get_namespace_oid("limaml", false));
-	Oid			type = get_atttype(table, get_attnum(table, "network"));
-	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
-	Oid			schema;
 
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for type %u", type);
-	schema = ((Form_pg_type) GETSTRUCT(tuple))->typnamespace;
-	ReleaseSysCache(tuple);
+	if (table != known || !OidIsValid(schema))
+	{
+		schema = FindExtensionSchema();
+		known = table;
+	}
 	return schema;
 }
 
@@ -641,6 +674,17 @@ CatalogCheckEmbeddings(const Model *model, Oid embedding_type)
 	get_atttypetypmodcoll(model->embeddings, number, &type, &width,
 						  &collation);
 	return width;
+}
+
+bool
+CatalogEmbeddingsAreForeign(const Model *model)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(model->embeddings, NoLock, NULL))
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_FOREIGN_TABLE)
+			return true;
+	return false;
 }
 
 List *

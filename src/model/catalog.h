@@ -202,6 +202,9 @@ extern Oid	MetaEmbeddingType(void);
  */
 extern int	CatalogCheckEmbeddings(const Model *model, Oid embedding_type);
 
+/* Whether other servers store embeddings of the model. */
+extern bool CatalogEmbeddingsAreForeign(const Model *model);
+
 /*
  * Locks a relation, and after it its partitions or children; returns all that
  * there are, none if the relation is gone.

@@ -913,6 +913,67 @@ MoveCodes(const Encoder *encoder, FeatureCode *codes, const FeatureCode *from,
 	}
 }
 
+/* Whether numbers as standardised; NaN is what is missing. */
+static bool
+NumbersAreValid(int count, const FeatureCode *codes)
+{
+	for (int i = 0; i < count; i++)
+		if (fabsf(codes[i].number) > ENCODER_CLIP)
+			return false;
+	return true;
+}
+
+static bool
+RowsAreValid(const Vocabulary *vocabulary, int count, const FeatureCode *codes)
+{
+	for (int i = 0; i < count; i++)
+		if (codes[i].row < 0 || codes[i].row >= VocabularyRows(vocabulary))
+			return false;
+	return true;
+}
+
+bool
+CodesAreValid(const Encoder *encoder, const FeatureCode *codes,
+			  const FeatureCode *lists, int length)
+{
+	for (int f = 0; f < encoder->count; f++)
+	{
+		const Feature *feature = &encoder->features[f];
+		const FeatureCode *code = &codes[f];
+		int			count = 1;
+
+		if (HasLists(feature) && code->row < 0)
+		{
+			int			at = -1 - code->row;
+
+			if (at >= length || lists[at].count < 0 ||
+				lists[at].count > length - at - 1)
+				return false;
+			count = lists[at].count;
+			code = lists + at + 1;
+		}
+		switch (feature->kind)
+		{
+			case FEATURE_NUMERIC:
+				if (!NumbersAreValid(1, code))
+					return false;
+				break;
+			case FEATURE_CATEGORY:
+			case FEATURE_CATEGORIES:
+				if (count == 0 ||
+					!RowsAreValid(&feature->vocabulary, count, code))
+					return false;
+				break;
+			case FEATURE_VECTOR:
+				if (code == &codes[f] ? code->row != VOCABULARY_NULL_ROW :
+					count != feature->size || !NumbersAreValid(count, code))
+					return false;
+				break;
+		}
+	}
+	return true;
+}
+
 float
 EncodeList(const Feature *feature, FeatureCode code, const FeatureCode *lists,
 		   float *at)

@@ -251,6 +251,13 @@ CodeRows(const FeatureCode *code, const FeatureCode *lists, int *count)
 extern void MoveCodes(const Encoder *encoder, FeatureCode *codes,
 					  const FeatureCode *from, CodeLists *to);
 
+/*
+ * Whether a row's codes, whose lists are within so many codes, can be some that
+ * the features give: then encoding them is safe.
+ */
+extern bool CodesAreValid(const Encoder *encoder, const FeatureCode *codes,
+						  const FeatureCode *lists, int length);
+
 /* What a code of categories or of a vector comes to; see EncodeCode. */
 extern float EncodeList(const Feature *feature, FeatureCode code,
 						const FeatureCode *lists, float *at);

@@ -7,9 +7,13 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
+#include "access/toast_internals.h"
 #include "lib/ilist.h"
 #include "model/network_cache.h"
 #include "utils/memutils.h"
+
+#include "compat.h"
 
 int			network_cache_size = 128 * 1024;
 
@@ -19,6 +23,7 @@ typedef struct CacheEntry
 	dlist_node	node;			/* most recently used first */
 	TrainedNetwork *network;
 	Size		size;
+	Size		file_size;
 	int			users;			/* queries that hold it */
 } CacheEntry;
 
@@ -67,39 +72,75 @@ Find(const uint8 *digest)
 	return NULL;
 }
 
+/* Decodes a file that is not in the cache, and puts it there. */
+static CacheEntry *
+Decode(const char *bytes, Size size)
+{
+	TrainedNetwork *network = TrainedNetworkRead(bytes, size, true,
+												 CurrentMemoryContext);
+	CacheEntry *entry = MemoryContextAllocZero(network->context,
+											   sizeof(CacheEntry));
+
+	entry->network = network;
+	entry->file_size = size;
+	return entry;
+}
+
+/* Keeps a decoded network. */
+static void
+Insert(CacheEntry *entry)
+{
+	MemoryContextSetParent(entry->network->context, TopMemoryContext);
+	entry->size = MemoryContextMemAllocated(entry->network->context, true);
+	dlist_push_head(&cache, &entry->node);
+	cache_used += entry->size;
+}
+
+/* The entry's network, which is not to go before `user` does. */
+static const TrainedNetwork *
+Hold(CacheEntry *entry, MemoryContext user)
+{
+	MemoryContextCallback *callback =
+		MemoryContextAlloc(user, sizeof(MemoryContextCallback));
+
+	callback->func = ReleaseEntry;
+	callback->arg = entry;
+	MemoryContextRegisterResetCallback(user, callback);
+	entry->users++;
+	Evict();
+	return entry->network;
+}
+
+static MemoryContext
+ScratchContext(void)
+{
+	return AllocSetContextCreate(CurrentMemoryContext, "limaml network file",
+								 ALLOCSET_DEFAULT_SIZES);
+}
+
 const TrainedNetwork *
 CachedNetwork(const Model *model, const Version *version, bool read_only,
 			  MemoryContext user)
 {
 	CacheEntry *entry = Find(version->digest);
-	MemoryContextCallback *callback;
 
 	if (entry)
 		dlist_move_head(&cache, &entry->node);
 	else
 	{
-		MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext,
-													  "limaml network file",
-													  ALLOCSET_DEFAULT_SIZES);
+		MemoryContext scratch = ScratchContext();
 		MemoryContext old = MemoryContextSwitchTo(scratch);
 		bytea	   *file = CatalogNetwork(model, version->number, read_only);
-		TrainedNetwork *network;
 
 		MemoryContextSwitchTo(scratch);
-		network = TrainedNetworkRead(VARDATA(file), VARSIZE(file) - VARHDRSZ,
-									 true, scratch);
-		if (memcmp(network->digest, version->digest,
+		entry = Decode(VARDATA(file), VARSIZE(file) - VARHDRSZ);
+		if (memcmp(entry->network->digest, version->digest,
 				   SAFETENSORS_DIGEST_BYTES) != 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("network of version %d of model \"%s\" has another digest than the catalog",
 							version->number, model->name)));
-		entry = MemoryContextAllocZero(network->context, sizeof(CacheEntry));
-		entry->network = network;
-		MemoryContextSetParent(network->context, TopMemoryContext);
-		entry->size = MemoryContextMemAllocated(network->context, true);
-		dlist_push_head(&cache, &entry->node);
-		cache_used += entry->size;
+		Insert(entry);
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(scratch);
 	}
@@ -112,12 +153,137 @@ CachedNetwork(const Model *model, const Version *version, bool read_only,
 				 errdetail("Its option \"personalization\" is \"%s\".",
 						   personalization_labels[entry->network->personalization]),
 				 errhint("It can be evaluated, by limaml_evaluate and limaml_compare.")));
+	return Hold(entry, user);
+}
 
-	callback = MemoryContextAlloc(user, sizeof(MemoryContextCallback));
-	callback->func = ReleaseEntry;
-	callback->arg = entry;
-	MemoryContextRegisterResetCallback(user, callback);
-	entry->users++;
-	Evict();
-	return entry->network;
+/* Remembers a toasted value, which its pointer stands for. */
+static void
+KnowPointer(NetworkValue *known, const struct varlena *value)
+{
+	Size		size = VARSIZE_EXTERNAL(value);
+
+	if (size > sizeof(known->pointer))
+		return;
+	memcpy(known->pointer, value, size);
+	known->pointer_size = size;
+}
+
+bool
+IsNetworkFile(const NetworkValue *known, const char *bytes, Size size)
+{
+	return size == known->size && size >= SAFETENSORS_START_BYTES &&
+		memcmp(bytes, known->start, SAFETENSORS_START_BYTES) == 0;
+}
+
+bool
+IsNetworkValue(NetworkValue *known, Datum value)
+{
+	const struct varlena *given = (struct varlena *) DatumGetPointer(value);
+	struct varlena *start;
+	bool		is;
+
+	if (!VARATT_IS_EXTENDED(given))
+		return IsNetworkFile(known, VARDATA_ANY(given),
+							 VARSIZE_ANY_EXHDR(given));
+	if (VARATT_IS_EXTERNAL_ONDISK(given) && known->pointer_size > 0 &&
+		VARSIZE_EXTERNAL(given) == known->pointer_size &&
+		memcmp(given, known->pointer, known->pointer_size) == 0)
+		return true;
+	if (toast_raw_datum_size(value) != VARHDRSZ + known->size)
+		return false;
+	start = PG_DETOAST_DATUM_SLICE(value, 0, SAFETENSORS_START_BYTES);
+	is = IsNetworkFile(known, VARDATA_ANY(start), known->size);
+	if (is && VARATT_IS_EXTERNAL_ONDISK(given))
+		KnowPointer(known, given);
+	return is;
+}
+
+/*
+ * The entry of the file that has this size and begins with these bytes.  They
+ * are taken at their word: whoever gives a file the digest of another one that
+ * this session has read is given that one's network.
+ */
+static CacheEntry *
+FindByStart(const char *bytes, Size length, Size size)
+{
+	uint8		digest[SAFETENSORS_DIGEST_BYTES];
+	CacheEntry *entry = SafetensorsStartDigest(bytes, length, digest) ?
+		Find(digest) : NULL;
+
+	return entry && entry->file_size == size ? entry : NULL;
+}
+
+/* The entry's network, for somebody who has it as a value. */
+static const TrainedNetwork *
+HoldValue(CacheEntry *entry, const char *bytes, NetworkValue *known,
+		  MemoryContext user)
+{
+	const TrainedNetwork *network = entry->network;
+
+	if (KEEPS_NETWORKS(network->personalization))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("network %08x keeps a network per entity, which no embedding holds",
+						network->fingerprint),
+				 errdetail("Its option \"personalization\" is \"%s\".",
+						   personalization_labels[network->personalization])));
+	known->size = entry->file_size;
+	memcpy(known->start, bytes, SAFETENSORS_START_BYTES);
+	known->pointer_size = 0;
+	dlist_move_head(&cache, &entry->node);
+	return Hold(entry, user);
+}
+
+const TrainedNetwork *
+NetworkOfFile(const char *bytes, Size size, NetworkValue *known,
+			  MemoryContext user)
+{
+	CacheEntry *entry = FindByStart(bytes, size, size);
+
+	if (entry == NULL)
+	{
+		MemoryContext scratch = ScratchContext();
+		MemoryContext old = MemoryContextSwitchTo(scratch);
+		uint8		digest[SAFETENSORS_DIGEST_BYTES];
+
+		entry = Decode(bytes, size);
+		if (!SafetensorsStartDigest(bytes, size, digest))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_EXCEPTION),
+					 errmsg("network does not begin with its digest"),
+					 errhint("limaml_import takes the file and writes it anew.")));
+		Insert(entry);
+		MemoryContextSwitchTo(old);
+		MemoryContextDelete(scratch);
+	}
+	return HoldValue(entry, bytes, known, user);
+}
+
+const TrainedNetwork *
+NetworkOfValue(Datum value, NetworkValue *known, MemoryContext user)
+{
+	const struct varlena *given = (struct varlena *) DatumGetPointer(value);
+	const TrainedNetwork *network = NULL;
+	struct varlena *bytes;
+
+	/* of one that is in the cache the start will do */
+	if (VARATT_IS_EXTERNAL(given))
+	{
+		CacheEntry *entry;
+
+		bytes = PG_DETOAST_DATUM_SLICE(value, 0, SAFETENSORS_START_BYTES);
+		entry = FindByStart(VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes),
+							toast_raw_datum_size(value) - VARHDRSZ);
+		if (entry)
+			network = HoldValue(entry, VARDATA_ANY(bytes), known, user);
+	}
+	if (network == NULL)
+	{
+		bytes = PG_DETOAST_DATUM_PACKED(value);
+		network = NetworkOfFile(VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes),
+								known, user);
+	}
+	if (VARATT_IS_EXTERNAL_ONDISK(given))
+		KnowPointer(known, given);
+	return network;
 }

@@ -29,4 +29,32 @@ extern const TrainedNetwork *CachedNetwork(const Model *model,
 										   bool read_only,
 										   MemoryContext user);
 
+/*
+ * A network that was given as a value (of the type limaml.trained_network), as
+ * far as it takes to know it again: its file begins with its digest.  Of a
+ * toasted value the pointer is remembered, too.
+ */
+typedef struct NetworkValue
+{
+	Size		size;			/* of the file; 0: there was none yet */
+	char		start[SAFETENSORS_START_BYTES];
+	Size		pointer_size;	/* 0 where it was not toasted */
+	char		pointer[64];
+} NetworkValue;
+
+/* Whether a value is the network that is known. */
+extern bool IsNetworkValue(NetworkValue *known, Datum value);
+extern bool IsNetworkFile(const NetworkValue *known, const char *bytes,
+						  Size size);
+
+/*
+ * The network that a value is, and what it will be known by.  It need not be in
+ * any catalog, and neither SPI nor a snapshot is wanted unless it is toasted.
+ */
+extern const TrainedNetwork *NetworkOfValue(Datum value, NetworkValue *known,
+											MemoryContext user);
+extern const TrainedNetwork *NetworkOfFile(const char *bytes, Size size,
+										   NetworkValue *known,
+										   MemoryContext user);
+
 #endif							/* MODEL_NETWORK_CACHE_H */

@@ -323,6 +323,24 @@ SafetensorsRead(const char *bytes, Size length)
 	return safetensors;
 }
 
+bool
+SafetensorsStartDigest(const char *bytes, Size length, uint8 *digest)
+{
+	const char *hex = bytes + LENGTH_BYTES + strlen(FIRST_KEYS);
+
+	StaticAssertStmt(LENGTH_BYTES + sizeof(FIRST_KEYS) - 1 + DIGEST_HEX <=
+					 SAFETENSORS_START_BYTES,
+					 "the start of a file has its digest");
+	if (length < SAFETENSORS_START_BYTES ||
+		memcmp(bytes + LENGTH_BYTES, FIRST_KEYS, strlen(FIRST_KEYS)) != 0)
+		return false;
+	for (int i = 0; i < DIGEST_HEX; i++)
+		if (strchr("0123456789abcdef", hex[i]) == NULL || hex[i] == '\0')
+			return false;
+	hex_decode(hex, DIGEST_HEX, (char *) digest);
+	return true;
+}
+
 const char *
 SafetensorsGetMetadata(const Safetensors *safetensors, const char *key)
 {

@@ -55,6 +55,16 @@ extern Safetensors *SafetensorsRead(const char *bytes, Size length);
 /* Writes a file; metadata and tensors as they stand, the digest before them. */
 extern bytea *SafetensorsWrite(const Safetensors *safetensors);
 
+/*
+ * Reads the digest that begins such a file, of which these are the first bytes,
+ * at least SAFETENSORS_START_BYTES if there are as many.  False where another
+ * program wrote it.  Whether it is the file's is not checked.
+ */
+#define SAFETENSORS_START_BYTES 100
+
+extern bool SafetensorsStartDigest(const char *bytes, Size length,
+								   uint8 *digest);
+
 /* A metadata string or NULL. */
 extern const char *SafetensorsGetMetadata(const Safetensors *safetensors,
 										  const char *key);

@@ -173,6 +173,16 @@ WriteElements(StringInfo json, const char *key, const Feature *feature,
 }
 
 static void
+WriteColumn(StringInfo json, const char *key, const char *column)
+{
+	appendStringInfo(json, ", \"%s\": ", key);
+	if (column)
+		escape_json(json, column);
+	else
+		appendStringInfoString(json, "null");
+}
+
+static void
 WriteFeatures(StringInfo json, const char *key, const Encoder *encoder)
 {
 	appendStringInfo(json, ", \"%s\": [", key);
@@ -247,6 +257,8 @@ WriteMetadata(const TrainedNetwork *trained)
 					 network_embedding_size(shape), shape->factor_size);
 	WriteWidths(&json, "meta", shape->meta_layers, shape->meta_width);
 	WriteWidths(&json, "global", shape->global_layers, shape->global_width);
+	WriteColumn(&json, "label", trained->label);
+	WriteColumn(&json, "event_time", trained->event_time);
 	WriteFeatures(&json, "features", &trained->interaction);
 	WriteFeatures(&json, "meta_features", &trained->entity);
 	appendStringInfo(&json, ", \"options\": %s}", trained->options);
@@ -384,6 +396,17 @@ StringField(JsonbContainer *object, const char *name)
 	if (value->type != jbvString)
 		BadNetwork("is not a string", name);
 	return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
+/* A column's name, or NULL where there is none. */
+static char *
+ColumnField(JsonbContainer *object, const char *name)
+{
+	JsonbValue *value = getKeyJsonValueFromContainer(object, name,
+													 strlen(name), NULL);
+
+	return value == NULL || value->type == jbvNull ? NULL :
+		StringField(object, name);
 }
 
 static int
@@ -633,6 +656,8 @@ ReadMetadata(TrainedNetwork *trained, Jsonb *json)
 	shape->factor_size = IntegerField(root, "factor_size", 0, embedding_size);
 	shape->meta_layers = WidthsField(root, "meta", shape->meta_width);
 	shape->global_layers = WidthsField(root, "global", shape->global_width);
+	trained->label = ColumnField(root, "label");
+	trained->event_time = ColumnField(root, "event_time");
 	ReadFeatures(root, "features", &trained->interaction);
 	ReadFeatures(root, "meta_features", &trained->entity);
 	if (trained->personalization == PERSONALIZATION_ID &&
@@ -645,6 +670,7 @@ ReadMetadata(TrainedNetwork *trained, Jsonb *json)
 		BadNetwork("is not an object", "options");
 	trained->options = JsonbToCString(NULL, options->val.binary.data,
 									  options->val.binary.len);
+	trained->weight = ColumnField(options->val.binary.data, "weight");
 
 	if (network_embedding_size(shape) != embedding_size ||
 		shape->meta_width[0] != trained->entity.width)

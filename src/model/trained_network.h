@@ -10,6 +10,8 @@
  *		inner_steps, recency, support_rows, embedding_size, factor_size
  *							as the options of these names
  *		meta, global		widths of the blocks' layers, inputs first
+ *		label, event_time	columns of the interactions, or null; that which
+ *							weighs them is among the options
  *		features, meta_features
  *							objects in the order of the encoding: name, kind,
  *							and mean, sd, missing of a numeric one; the same
@@ -51,6 +53,11 @@ typedef struct TrainedNetwork
 	Encoder		entity;			/* meta features -> x */
 	Encoder		interaction;	/* features -> z */
 	const char *options;		/* JSON */
+
+	/* columns of interactions; NULL where a file does not say, or none is */
+	const char *label;
+	const char *event_time;
+	const char *weight;
 
 	NetworkShape shape;
 	float	   *parameters;

@@ -10,7 +10,6 @@
 #include <math.h>
 
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "math/adapt.h"
 #include "miscadmin.h"
@@ -26,61 +25,19 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/float.h"
-#include "utils/jsonb.h"
 #include "utils/logtape.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
-#include "utils/typcache.h"
 
 /* Entities adapted at a time, where nobody says otherwise. */
 #define PART_ENTITIES 500
 
-/* Rows there is room for in an entity's first list; in a block at least. */
-#define FIRST_ROWS 16
+/* Rows there is room for in a block of slots at least. */
 #define ROWS_OF_BLOCK 16
-
-/* About what a copy of a time takes that is no value (numeric). */
-#define TIME_COPY_SIZE 32
 
 /* Memory that a part's rows are read back through. */
 #define SPILL_READ_SIZE (256 * 1024)
-
-/* About how long the list of a row's categories is, and what a copy costs. */
-#define TYPICAL_LIST 8
-#define ALLOCATION_SIZE 16
-
-/* A row of an entity as it is kept until all rows have been read. */
-typedef struct KeptRow
-{
-	Datum		time;			/* a copy where it is a pointer */
-	FeatureCode *lists;			/* of codes: how many more codes they are, and
-								 * those; a copy, or NULL */
-	uint64		hash;
-
-	/*
-	 * What the network sees of it, as bytes that are alike where it is: there
-	 * is no padding, -0 is 0, and there is one NaN.
-	 */
-	float		label;
-	float		weight;
-	FeatureCode codes[FLEXIBLE_ARRAY_MEMBER];
-} KeptRow;
-
-StaticAssertDecl(offsetof(KeptRow, codes) ==
-				 offsetof(KeptRow, label) + 2 * sizeof(float),
-				 "padding between label and codes");
-
-/*
- * An entity's newest rows, and up to as many older ones that go when the
- * list is full.
- */
-typedef struct KeptRows
-{
-	KeptRow   **rows;
-	int			count;
-	int			room;
-} KeptRows;
 
 /* A row that waits on disk; what is kept of it follows, its time and lists. */
 typedef struct SpilledRow
@@ -101,15 +58,13 @@ typedef struct RowReceiver
 	int			count;			/* entities of the batch */
 	Datum	  **key;
 	KeyPlaces  *places;			/* NULL where the query tells the place */
-	int64	   *interactions;	/* that each entity has */
 	KeptRows   *kept;			/* of each, unless they wait on disk; else of
 								 * each of the part that is taken back */
-	MemoryContext kept_context; /* of these rows' lists and copies */
-	MemoryContext slots;		/* of these rows */
+	MemoryContext kept_context; /* of what is kept */
 	KeptRow    *row;			/* the one that is being read */
-	CodeLists	lists;			/* of its codes */
 	LogicalTapeSet *tapes;		/* NULL while all are in memory */
 	LogicalTape **tape;			/* of each part */
+	int64	   *dropped;		/* of each, rows that never came to a tape */
 	MemoryContext row_context;
 	ErrorContextCallback *error_context;	/* outside of the query */
 } RowReceiver;
@@ -173,49 +128,15 @@ Numbers(Size rows, Size columns)
 }
 
 void
-AdapterInit(Adapter *adapter, const Model *model,
-			const TrainedNetwork *trained)
+AdapterPrepare(Adapter *adapter, const TrainedNetwork *trained)
 {
 	const NetworkShape *shape = &trained->shape;
 	int			rows = Max(trained->support_rows, 1);
-	int			features = CandidateFeatures(trained);
-	ModelOptions options;
-	TypeCacheEntry *time;
-	Jsonb	   *json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-														  CStringGetDatum(trained->options)));
-	MemoryContext context = CurrentMemoryContext;
-
-	/* which column weighs rows is the version's matter, not the model's */
-	OptionsDefault(&options);
-	OptionsApply(&options, json, OPTIONS_OF_MODEL);
 
 	adapter->trained = trained;
-	adapter->context = context;
-	SourceInit(&adapter->source, model, features,
-			   FeatureNames(&trained->interaction, features),
-			   trained->entity.count,
-			   FeatureNames(&trained->entity, trained->entity.count),
-			   options.weight);
-	adapter->readers = FeatureReaders(&trained->interaction,
-									  adapter->source.feature, features);
-	adapter->meta_readers = FeatureReaders(&trained->entity,
-										   adapter->source.meta_feature,
-										   trained->entity.count);
-	time = lookup_type_cache(adapter->source.event_time.type,
-							 TYPECACHE_LT_OPR);
-	memset(&adapter->time_order, 0, sizeof(SortSupportData));
-	adapter->time_order.ssup_cxt = context;
-	PrepareSortSupportFromOrderingOp(time->lt_opr, &adapter->time_order);
-	adapter->batch = AllocSetContextCreate(context, "limaml batch",
-										   ALLOCSET_DEFAULT_SIZES);
-	adapter->part = AllocSetContextCreate(context, "limaml part",
-										  ALLOCSET_DEFAULT_SIZES);
-	adapter->part_entities = PART_ENTITIES;
-	adapter->kept_size = 0;
-	adapter->rows_plan = NULL;
-	adapter->one_plan = NULL;
-	adapter->many_plan = NULL;
-	adapter->entities_plan = NULL;
+	adapter->context = CurrentMemoryContext;
+	adapter->form = (RowForm) {.trained = trained};
+	adapter->lists = (CodeLists) {.context = CurrentMemoryContext};
 	adapter->x = Numbers(1, trained->entity.width);
 	adapter->z = Numbers(rows, trained->interaction.width);
 	adapter->half = Numbers(rows, network_half_size(shape));
@@ -224,6 +145,37 @@ AdapterInit(Adapter *adapter, const Model *model,
 	adapter->offset = Numbers(rows, 1);
 	adapter->same_time = palloc(sizeof(bool) * rows);
 	adapter->memory = Numbers(adapt_size(shape, rows), 1);
+}
+
+void
+AdapterInit(Adapter *adapter, const Model *model,
+			const TrainedNetwork *trained)
+{
+	int			features = CandidateFeatures(trained);
+
+	/* which column weighs rows is the version's matter, not the model's */
+	SourceInit(&adapter->source, model, features,
+			   FeatureNames(&trained->interaction, features),
+			   trained->entity.count,
+			   FeatureNames(&trained->entity, trained->entity.count),
+			   trained->weight);
+	AdapterPrepare(adapter, trained);
+	RowFormInit(&adapter->form, trained, &adapter->source.event_time);
+	adapter->readers = FeatureReaders(&trained->interaction,
+									  adapter->source.feature, features);
+	adapter->meta_readers = FeatureReaders(&trained->entity,
+										   adapter->source.meta_feature,
+										   trained->entity.count);
+	adapter->batch = AllocSetContextCreate(adapter->context, "limaml batch",
+										   ALLOCSET_DEFAULT_SIZES);
+	adapter->part = AllocSetContextCreate(adapter->context, "limaml part",
+										  ALLOCSET_DEFAULT_SIZES);
+	adapter->part_entities = PART_ENTITIES;
+	adapter->kept_size = 0;
+	adapter->rows_plan = NULL;
+	adapter->one_plan = NULL;
+	adapter->many_plan = NULL;
+	adapter->entities_plan = NULL;
 	adapter->reading_seconds = 0;
 	adapter->adapting_seconds = 0;
 	adapter->rows_read = 0;
@@ -327,10 +279,9 @@ EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
 	SPI_freetuptable(SPI_tuptable);
 }
 
-/* Adapts an entity on the n rows that stand in the adapter. */
+/* Adapts the entity on the n rows that stand in the adapter. */
 static void
-AdaptOne(Adapter *adapter, int n, const FeatureCode *codes,
-		 const FeatureCode *lists, const Datum *key, AdaptedEntity *adapted)
+AdaptOne(Adapter *adapter, int n, const Datum *key, AdaptedEntity *adapted)
 {
 	const TrainedNetwork *trained = adapter->trained;
 	Rows		rows = {
@@ -342,7 +293,6 @@ AdaptOne(Adapter *adapter, int n, const FeatureCode *codes,
 	};
 	Adaptation	adaptation;
 
-	Encode(&trained->entity, codes, lists, adapter->x);
 	network_candidate_half(&trained->network, n, adapter->z,
 						   trained->interaction.width, adapter->half);
 	if (trained->recency > 0)
@@ -357,175 +307,30 @@ AdaptOne(Adapter *adapter, int n, const FeatureCode *codes,
 	if (adaptation.diverged_at)
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-				 errmsg("the inner loop diverged for %s at step %d",
-						KeyText(&adapter->source.key, key),
+				 errmsg("the inner loop diverged%s at step %d",
+						key ? psprintf(" for %s",
+									   KeyText(&adapter->source.key, key)) : "",
 						adaptation.diverged_at),
 				 errhint("Train the model with a lower option \"inner_rate\".")));
 	for (int i = 0; i < network_embedding_size(&trained->shape); i++)
 		if (!isfinite(adapted->embedding[i]))
 			ereport(ERROR,
 					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-					 errmsg("the embedding of %s is not finite",
-							KeyText(&adapter->source.key, key))));
+					 errmsg("the embedding%s is not finite",
+							OfEntity(&adapter->source, key))));
 	adapted->loss_before = adaptation.loss_before;
 	adapted->loss_after = adaptation.loss_after;
-}
-
-/* Bytes of what the network sees of a row, and of the whole row as kept. */
-static Size
-SeenSize(const Adapter *adapter)
-{
-	return 2 * sizeof(float) +
-		adapter->trained->interaction.count * sizeof(FeatureCode);
-}
-
-static Size
-KeptRowSize(const Adapter *adapter)
-{
-	return MAXALIGN(offsetof(KeptRow, label) + SeenSize(adapter));
-}
-
-static Size
-KeptTimeSize(const Adapter *adapter, Datum time)
-{
-	const SourceColumn *column = &adapter->source.event_time;
-
-	return column->by_value ? 0 : datumGetSize(time, false, column->length);
-}
-
-/* Bytes of a row's lists, with the code that says how many they are. */
-static Size
-ListsSize(const FeatureCode *lists)
-{
-	return lists ? sizeof(FeatureCode) * (1 + (Size) lists->count) : 0;
-}
-
-static const unsigned char *
-Seen(const KeptRow *row)
-{
-	return (const unsigned char *) row + offsetof(KeptRow, label);
-}
-
-/* About what the lists of codes take that a row has, or an entity. */
-static Size
-TypicalListsSize(const Encoder *encoder)
-{
-	Size		codes = 0;
-
-	if (!encoder->has_lists)
-		return 0;
-	for (int f = 0; f < encoder->count; f++)
-		if (HasLists(&encoder->features[f]))
-			codes += 1 + (encoder->features[f].kind == FEATURE_VECTOR ?
-						  encoder->features[f].size : TYPICAL_LIST);
-	return ALLOCATION_SIZE + codes * sizeof(FeatureCode);
 }
 
 int
 AdapterPartEntities(const Adapter *adapter, Size memory)
 {
 	const TrainedNetwork *trained = adapter->trained;
-	Size		row = KeptRowSize(adapter) + ALLOCATION_SIZE +
-		2 * sizeof(KeptRow *) +
-		(adapter->source.event_time.by_value ? 0 : TIME_COPY_SIZE) +
-		TypicalListsSize(&trained->interaction);
-	Size		entity = 2 * trained->support_rows * row + sizeof(KeptRows) + sizeof(AdaptedEntity) +
+	Size		entity = KeptRowsSize(&adapter->form) + sizeof(AdaptedEntity) +
 		network_embedding_size(&trained->shape) * sizeof(float) +
-		trained->entity.count * sizeof(FeatureCode) +
-		TypicalListsSize(&trained->entity);
+		trained->entity.count * sizeof(FeatureCode);
 
 	return (int) Max(Min(memory / entity, PG_INT32_MAX), 1);
-}
-
-/* Oldest first. */
-static int
-CompareRows(const void *a, const void *b, void *arg)
-{
-	Adapter    *adapter = arg;
-	const KeptRow *x = *(KeptRow *const *) a;
-	const KeptRow *y = *(KeptRow *const *) b;
-	int			order = ApplySortComparator(x->time, false, y->time, false,
-											&adapter->time_order);
-
-	if (order == 0)
-		order = (x->hash > y->hash) - (x->hash < y->hash);
-	if (order == 0)
-		order = memcmp(Seen(x), Seen(y), SeenSize(adapter));
-	if (order == 0 && ListsSize(x->lists) != ListsSize(y->lists))
-		order = ListsSize(x->lists) < ListsSize(y->lists) ? -1 : 1;
-	if (order == 0 && x->lists)
-		order = memcmp(x->lists, y->lists, ListsSize(x->lists));
-	return order;
-}
-
-/* Sorts an entity's rows, and drops all but the newest. */
-static void
-KeepNewest(Adapter *adapter, KeptRows *kept)
-{
-	int			older = kept->count - adapter->trained->support_rows;
-
-	if (kept->count > 1)
-		qsort_arg(kept->rows, kept->count, sizeof(KeptRow *), CompareRows,
-				  adapter);
-	if (older <= 0)
-		return;
-	for (int i = 0; i < older; i++)
-	{
-		KeptRow    *row = kept->rows[i];
-
-		if (!adapter->source.event_time.by_value)
-			pfree(DatumGetPointer(row->time));
-		if (row->lists)
-			pfree(row->lists);
-		pfree(row);
-	}
-	kept->count -= older;
-	memmove(kept->rows, kept->rows + older, kept->count * sizeof(KeptRow *));
-}
-
-/* Room for one more row. */
-static KeptRow *
-NextRow(RowReceiver *rows, KeptRows *kept)
-{
-	int			most = 2 * rows->adapter->trained->support_rows;
-
-	if (kept->count == most)
-		KeepNewest(rows->adapter, kept);
-	if (kept->count == kept->room)
-	{
-		Size		size;
-
-		kept->room = Min(Max(2 * kept->room, FIRST_ROWS), most);
-		size = kept->room * sizeof(KeptRow *);
-		kept->rows = kept->rows ? repalloc(kept->rows, size) :
-			MemoryContextAlloc(rows->kept_context, size);
-	}
-	kept->rows[kept->count] = MemoryContextAlloc(rows->slots,
-												 KeptRowSize(rows->adapter));
-	return kept->rows[kept->count++];
-}
-
-/* Keeps a row, whose lists are copied, and its time where it is no value. */
-static void
-KeepRow(RowReceiver *rows, KeptRows *kept, const KeptRow *row)
-{
-	const SourceColumn *column = &rows->adapter->source.event_time;
-	KeptRow    *copy = NextRow(rows, kept);
-
-	memcpy(copy, row, KeptRowSize(rows->adapter));
-	if (!column->by_value)
-	{
-		MemoryContext old = MemoryContextSwitchTo(rows->kept_context);
-
-		copy->time = datumCopy(row->time, false, column->length);
-		MemoryContextSwitchTo(old);
-	}
-	if (row->lists)
-	{
-		copy->lists = MemoryContextAllocHuge(rows->kept_context,
-											 ListsSize(row->lists));
-		memcpy(copy->lists, row->lists, ListsSize(row->lists));
-	}
 }
 
 /* Memory for the rows of so many entities in place of others', which go. */
@@ -533,16 +338,18 @@ static void
 KeepRowsOf(RowReceiver *rows, int count)
 {
 	Adapter    *adapter = rows->adapter;
+	RowForm    *form = &adapter->form;
 
 	if (rows->kept_context == NULL)
 		rows->kept_context = AllocSetContextCreate(adapter->batch,
 												   "limaml kept rows",
 												   ALLOCSET_DEFAULT_SIZES);
 	MemoryContextReset(rows->kept_context);
-	rows->slots = SlabContextCreate(rows->kept_context, "limaml row slots",
+	form->copies = rows->kept_context;
+	form->slots = SlabContextCreate(rows->kept_context, "limaml row slots",
 									Max(SLAB_DEFAULT_BLOCK_SIZE,
-										ROWS_OF_BLOCK * KeptRowSize(adapter)),
-									KeptRowSize(adapter));
+										ROWS_OF_BLOCK * KeptRowSize(form)),
+									KeptRowSize(form));
 	rows->kept = MemoryContextAllocZero(rows->kept_context,
 										mul_size(sizeof(KeptRows), count));
 }
@@ -556,14 +363,14 @@ SpillRow(RowReceiver *rows, int place, const KeptRow *row)
 	LogicalTape *tape = rows->tape[part];
 	SpilledRow	spilled = {
 		.place = place % adapter->part_entities,
-		.time_size = (int) KeptTimeSize(adapter, row->time),
-		.lists_size = ListsSize(row->lists)
+		.time_size = (int) KeptTimeSize(&adapter->form, row),
+		.lists_size = KeptListsSize(row)
 	};
 	MemoryContext old = MemoryContextSwitchTo(adapter->batch);
 
 	/* a tape takes its buffer from the current context */
 	LogicalTapeWrite(tape, (void *) &spilled, sizeof(SpilledRow));
-	LogicalTapeWrite(tape, (void *) row, KeptRowSize(adapter));
+	LogicalTapeWrite(tape, (void *) row, KeptRowSize(&adapter->form));
 	if (spilled.time_size > 0)
 		LogicalTapeWrite(tape, DatumGetPointer(row->time), spilled.time_size);
 	if (spilled.lists_size > 0)
@@ -583,9 +390,15 @@ SpillRows(RowReceiver *rows)
 	rows->tape = palloc(sizeof(LogicalTape *) * parts);
 	for (int p = 0; p < parts; p++)
 		rows->tape[p] = LogicalTapeCreate(rows->tapes);
+	rows->dropped = palloc(mul_size(sizeof(int64), rows->count));
 	for (int place = 0; place < rows->count; place++)
-		for (int i = 0; i < rows->kept[place].count; i++)
-			SpillRow(rows, place, rows->kept[place].rows[i]);
+	{
+		const KeptRows *kept = &rows->kept[place];
+
+		for (int i = 0; i < kept->count; i++)
+			SpillRow(rows, place, kept->rows[i]);
+		rows->dropped[place] = kept->interactions - kept->count;
+	}
 	MemoryContextReset(rows->kept_context);
 	rows->kept = NULL;
 	MemoryContextSwitchTo(old);
@@ -609,13 +422,16 @@ TakeSpilledRows(RowReceiver *rows, int part, int count)
 	Size		size;
 
 	KeepRowsOf(rows, count);
+	for (int i = 0; i < count; i++)
+		rows->kept[i].interactions =
+			rows->dropped[part * adapter->part_entities + i];
 	LogicalTapeRewindForRead(tape, SPILL_READ_SIZE);
 	while ((size = LogicalTapeRead(tape, &spilled, sizeof(SpilledRow))) > 0)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (size != sizeof(SpilledRow))
 			elog(ERROR, "unexpected end of a temporary file");
-		ReadSpilled(tape, rows->row, KeptRowSize(adapter));
+		ReadSpilled(tape, rows->row, KeptRowSize(&adapter->form));
 		if (spilled.time_size > 0 || spilled.lists_size > 0)
 			MemoryContextReset(rows->row_context);
 		if (spilled.time_size > 0)
@@ -632,7 +448,7 @@ TakeSpilledRows(RowReceiver *rows, int part, int count)
 													  spilled.lists_size);
 			ReadSpilled(tape, rows->row->lists, spilled.lists_size);
 		}
-		KeepRow(rows, &rows->kept[spilled.place], rows->row);
+		KeepRow(&adapter->form, &rows->kept[spilled.place], rows->row);
 	}
 	LogicalTapeClose(tape);
 	MemoryContextSwitchTo(old);
@@ -658,20 +474,33 @@ OneOfAKind(float number)
 	return number == 0 ? 0 : number;
 }
 
-/* The lists of the row that was read, as they are kept; NULL without any. */
-static FeatureCode *
-RowLists(const RowReceiver *rows)
+void
+AdapterReadRow(Adapter *adapter, const Datum *values, const bool *isnull,
+			   const Datum *key, KeptRow *row)
 {
-	const CodeLists *lists = &rows->lists;
-	FeatureCode *copy;
+	const Source *source = &adapter->source;
+	const Encoder *encoder = &adapter->trained->interaction;
+	int			first = 2 + (source->weight.name ? 1 : 0);
+	Interaction interaction =
+		SourceReadInteraction(source, adapter->trained->shape.loss,
+							  values + 1, isnull + 1, key);
 
-	if (lists->used == 0)
-		return NULL;
-	copy = palloc_extended(mul_size(1 + (Size) lists->used,
-									sizeof(FeatureCode)), MCXT_ALLOC_HUGE);
-	copy->count = lists->used;
-	memcpy(copy + 1, lists->codes, sizeof(FeatureCode) * lists->used);
-	return copy;
+	/* in the form that equal times share */
+	row->time = source->event_time.length == -1 ?
+		PointerGetDatum(PG_DETOAST_DATUM(values[0])) : values[0];
+	row->label = OneOfAKind(interaction.label);
+	row->weight = OneOfAKind(interaction.weight);
+	adapter->lists.used = 0;
+	ReadColumns(adapter->readers, encoder, source->features, values + first,
+				isnull + first, row->codes, &adapter->lists);
+	for (int f = 0; f < source->features; f++)
+		if (encoder->features[f].kind == FEATURE_NUMERIC)
+			row->codes[f].number = OneOfAKind(row->codes[f].number);
+
+	/* who it is of makes no difference where nothing adapts */
+	if (source->features < encoder->count)
+		row->codes[source->features].row = VOCABULARY_NULL_ROW;
+	SetRowLists(row, &adapter->lists);
 }
 
 /*
@@ -681,60 +510,15 @@ RowLists(const RowReceiver *rows)
 static int
 ReadRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 {
-	Adapter    *adapter = rows->adapter;
-	const Source *source = &adapter->source;
-	const Encoder *encoder = &adapter->trained->interaction;
 	int			place = rows->places ? KeyPlace(rows->places, values[0]) :
 		(int) DatumGetInt64(values[0]) - 1;
-	int			first = 3 + (source->weight.name ? 1 : 0);
 	Datum		key[INDEX_MAX_KEYS];
-	Interaction interaction;
-	KeptRow    *row = rows->row;
-	uint64		seed;
 
 	if (place < 0)
 		return place;
-	for (int k = 0; k < source->key.count; k++)
+	for (int k = 0; k < rows->adapter->source.key.count; k++)
 		key[k] = rows->key[k][place];
-	interaction = SourceReadInteraction(source, adapter->trained->shape.loss,
-										values + 2, isnull + 2, key);
-
-	/* in the form that equal times share */
-	row->time = source->event_time.length == -1 ?
-		PointerGetDatum(PG_DETOAST_DATUM(values[1])) : values[1];
-	row->label = OneOfAKind(interaction.label);
-	row->weight = OneOfAKind(interaction.weight);
-	rows->lists.used = 0;
-	ReadColumns(adapter->readers, encoder, source->features, values + first,
-				isnull + first, row->codes, &rows->lists);
-	for (int f = 0; f < source->features; f++)
-		if (encoder->features[f].kind == FEATURE_NUMERIC)
-			row->codes[f].number = OneOfAKind(row->codes[f].number);
-
-	/* who it is of makes no difference where nothing adapts */
-	if (source->features < encoder->count)
-		row->codes[source->features].row = VOCABULARY_NULL_ROW;
-	row->lists = RowLists(rows);
-
-	/*
-	 * Which of the rows of one time count as newer is to have nothing to do
-	 * with their labels or any feature.  With the entity and the time in it the
-	 * hash does not order what happens again and again, or to everybody, the
-	 * same way every time.
-	 */
-	seed = datum_image_hash(row->time, source->event_time.by_value,
-							source->event_time.length);
-	for (int k = 0; k < source->key.count; k++)
-		seed = hash_combine64(seed,
-							  datum_image_hash(key[k],
-											   source->key.columns[k].typbyval,
-											   source->key.columns[k].typlen));
-	row->hash = hash_bytes_extended(Seen(row), (int) SeenSize(adapter), seed);
-	if (row->lists)
-		row->hash = hash_bytes_extended((const unsigned char *) row->lists,
-										(int) Min(ListsSize(row->lists),
-												  PG_INT32_MAX),
-										row->hash);
+	AdapterReadRow(rows->adapter, values + 1, isnull + 1, key, rows->row);
 	return place;
 }
 
@@ -756,12 +540,11 @@ ReceiveRow(TupleTableSlot *slot, DestReceiver *self)
 	MemoryContextSwitchTo(old);
 	if (place < 0)
 		return true;
-	rows->interactions[place]++;
 	if (rows->tapes)
 		SpillRow(rows, place, rows->row);
 	else
 	{
-		KeepRow(rows, &rows->kept[place], rows->row);
+		KeepRow(&rows->adapter->form, &rows->kept[place], rows->row);
 		if (rows->count > rows->adapter->part_entities &&
 			MemoryContextMemAllocated(rows->kept_context, true) >
 			rows->adapter->kept_size)
@@ -870,7 +653,7 @@ EncodeRows(Adapter *adapter, KeptRows *kept, AdaptedEntity *adapted)
 {
 	const Encoder *encoder = &adapter->trained->interaction;
 
-	KeepNewest(adapter, kept);
+	KeepNewest(&adapter->form, kept);
 	for (int i = 0; i < kept->count; i++)
 	{
 		const KeptRow *row = kept->rows[i];
@@ -880,12 +663,19 @@ EncodeRows(Adapter *adapter, KeptRows *kept, AdaptedEntity *adapted)
 		adapter->same_time[i] = i > 0 &&
 			SourceSameTime(&adapter->source, row->time,
 						   adapted->adapted_through);
-		adapter->offset[i] = Encode(encoder, row->codes,
-									row->lists ? row->lists + 1 : NULL,
+		adapter->offset[i] = Encode(encoder, row->codes, RowLists(row),
 									adapter->z + (Size) i * encoder->width);
 		adapted->adapted_through = row->time;
 	}
 	return kept->count;
+}
+
+void
+AdaptKeptRows(Adapter *adapter, KeptRows *kept, const Datum *key,
+			  AdaptedEntity *adapted)
+{
+	adapted->interactions = kept->interactions;
+	AdaptOne(adapter, EncodeRows(adapter, kept, adapted), key, adapted);
 }
 
 /* Seconds since *start, which becomes now. */
@@ -918,10 +708,9 @@ AdaptPart(RowReceiver *rows, int first, int count, KeptRows *kept,
 		CHECK_FOR_INTERRUPTS();
 		for (int k = 0; k < adapter->source.key.count; k++)
 			values[k] = rows->key[k][first + i];
-		adapted[i].interactions = rows->interactions[first + i];
-		AdaptOne(adapter, EncodeRows(adapter, &kept[i], &adapted[i]),
-				 meta_codes + i * trained->entity.count, meta_lists, values,
-				 &adapted[i]);
+		Encode(&trained->entity, meta_codes + i * trained->entity.count,
+			   meta_lists, adapter->x);
+		AdaptKeptRows(adapter, &kept[i], values, &adapted[i]);
 	}
 	return adapted;
 }
@@ -991,9 +780,7 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
 	MemoryContextSwitchTo(adapter->batch);
 	rows.row_context = AllocSetContextCreate(adapter->batch, "limaml row",
 											 ALLOCSET_DEFAULT_SIZES);
-	rows.row = palloc0(KeptRowSize(adapter));
-	rows.lists.context = adapter->batch;
-	rows.interactions = palloc0(mul_size(sizeof(int64), count));
+	rows.row = NewRow(&adapter->form);
 	KeepRowsOf(&rows, count);
 	ReadRows(&rows, read_only);
 	adapter->reading_seconds += Lap(&lap);

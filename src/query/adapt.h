@@ -13,9 +13,9 @@
 
 #include "executor/spi.h"
 #include "nodes/nodes.h"
-#include "utils/sortsupport.h"
 
 #include "model/trained_network.h"
+#include "query/kept_rows.h"
 #include "query/source.h"
 
 /* A network, the source of its rows, and room to work in. */
@@ -29,7 +29,8 @@ typedef struct Adapter
 	SPIPlanPtr	entities_plan;
 	ColumnReader *readers;
 	ColumnReader *meta_readers;
-	SortSupportData time_order;
+	RowForm		form;
+	CodeLists	lists;			/* of the row that is being read */
 	MemoryContext context;		/* holds all of it */
 	MemoryContext batch;		/* reset by every batch */
 	MemoryContext part;			/* of it, that is adapted at a time */
@@ -67,6 +68,28 @@ typedef struct AdaptedEntity
  */
 extern void AdapterInit(Adapter *adapter, const Model *model,
 						const TrainedNetwork *trained);
+
+/*
+ * Prepares to adapt on rows that come from elsewhere, in the current memory
+ * context; reading them takes the source's columns, the form of rows, and a
+ * reader per feature.
+ */
+extern void AdapterPrepare(Adapter *adapter, const TrainedNetwork *trained);
+
+/*
+ * Reads a row that has a label and a time from values: event time, label,
+ * weight?, features.  What is not in the row itself is in the current memory
+ * context or the values'.  Errors name the entity by its key, which may be NULL.
+ */
+extern void AdapterReadRow(Adapter *adapter, const Datum *values,
+						   const bool *isnull, const Datum *key, KeptRow *row);
+
+/*
+ * Adapts the entity whose encoding is adapter->x on its newest rows.  The
+ * embedding is in the adapter's context `part`.
+ */
+extern void AdaptKeptRows(Adapter *adapter, KeptRows *kept, const Datum *key,
+						  AdaptedEntity *adapted);
 
 /* Takes `count` entities that have been adapted, from place `first` on. */
 typedef void (*AdaptedReceiver) (void *argument, int first, int count,

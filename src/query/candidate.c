@@ -69,9 +69,9 @@ CandidateCountError(const ModelUse *use, int given)
 						 encoder->features[f].name);
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg_plural("candidate for model \"%s\" has %d value, where %d are expected",
-						   "candidate for model \"%s\" has %d values, where %d are expected",
-						   given, use->model->name, given,
+			 errmsg_plural("candidate for %s has %d value, where %d are expected",
+						   "candidate for %s has %d values, where %d are expected",
+						   given, use->title, given,
 						   CandidateFeatures(use->trained)),
 			 errhint("Give a row with these columns, or their values in this order: %s.",
 					 names.data)));
@@ -107,8 +107,8 @@ BindNames(Candidate *candidate, const ModelUse *use, ArrayType *array,
 		if (c == count)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("query was planned for a model \"%s\" without the feature \"%s\"",
-							use->model->name, encoder->features[f].name),
+					 errmsg("query was planned for a %s without the feature \"%s\"",
+							use->title, encoder->features[f].name),
 					 errhint("Run it again, or if it is prepared, prepare it again.")));
 		candidate->argument[f] = first + c;
 	}
@@ -218,9 +218,8 @@ NewCandidate(FunctionCallInfo fcinfo, ModelUse *use, int first,
 	return candidate;
 }
 
-/* Whether a row's columns are f1 ... fn: ROW(...) names them so. */
-static bool
-IsAnonymous(TupleDesc desc)
+bool
+IsAnonymousRow(TupleDesc desc)
 {
 	for (int a = 0; a < desc->natts; a++)
 		if (strcmp(NameStr(TupleDescAttr(desc, a)->attname),
@@ -229,13 +228,23 @@ IsAnonymous(TupleDesc desc)
 	return true;
 }
 
+int
+RowColumnNamed(TupleDesc desc, const char *name)
+{
+	for (int a = 0; a < desc->natts; a++)
+		if (!TupleDescAttr(desc, a)->attisdropped &&
+			strcmp(NameStr(TupleDescAttr(desc, a)->attname), name) == 0)
+			return a;
+	return -1;
+}
+
 void
 CandidateColumns(const ModelUse *use, TupleDesc desc, const char *what,
 				 ColumnReader *readers, int *column)
 {
 	const Encoder *encoder = &use->trained->interaction;
 	int			features = CandidateFeatures(use->trained);
-	bool		by_place = IsAnonymous(desc);
+	bool		by_place = IsAnonymousRow(desc);
 
 	if (by_place && desc->natts != features)
 		CandidateCountError(use, desc->natts);
@@ -243,19 +252,16 @@ CandidateColumns(const ModelUse *use, TupleDesc desc, const char *what,
 	{
 		const Feature *feature = &encoder->features[f];
 
-		column[f] = by_place ? f : -1;
-		for (int a = 0; a < desc->natts && column[f] < 0; a++)
-			if (!TupleDescAttr(desc, a)->attisdropped &&
-				strcmp(NameStr(TupleDescAttr(desc, a)->attname),
-					   feature->name) == 0)
-				column[f] = a;
+		column[f] = by_place ? f : RowColumnNamed(desc, feature->name);
 		if (column[f] < 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("candidate of type %s has no column \"%s\"",
 							what, feature->name),
+					 use->model ?
 					 errdetail("Model \"%s\" scores candidates by it.",
-							   use->model->name)));
+							   use->model->name) :
+					 errdetail("The network scores candidates by it.")));
 		FeatureReaderInit(&readers[f], feature,
 						  TupleDescAttr(desc, column[f])->atttypid);
 	}
@@ -472,7 +478,9 @@ Predict(const ModelUse *use, int n, float *score)
 			(trained->shape.loss == LOSS_SQUARED && isinf(score[i])))
 			ereport(ERROR,
 					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-					 errmsg("score by version %d of model \"%s\" is not finite",
-							use->version->number, use->model->name)));
+					 use->version ?
+					 errmsg("score by version %d of %s is not finite",
+							use->version->number, use->title) :
+					 errmsg("score by %s is not finite", use->title)));
 	network_predict(&trained->network, n, score);
 }

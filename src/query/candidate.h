@@ -16,6 +16,12 @@
 
 typedef struct Candidate Candidate;
 
+/* Whether a row's columns are f1 ... fn: ROW(...) names them so. */
+extern bool IsAnonymousRow(TupleDesc desc);
+
+/* A row's column of this name, from 0, or -1. */
+extern int	RowColumnNamed(TupleDesc desc, const char *name);
+
 /*
  * Binds the features to a row's columns, by name or, where these are f1, f2
  * and so on, by place: fills in a reader and a column (from 0) per feature.

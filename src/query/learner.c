@@ -865,6 +865,9 @@ LearnerCreate(const ModelOptions *options, TrainedNetwork *trained,
 	trained->recency = options->recency;
 	trained->support_rows = options->support_rows;
 	trained->options = OptionsToJson(options);
+	trained->label = rows->source.label.name;
+	trained->event_time = rows->source.event_time.name;
+	trained->weight = rows->source.weight.name;
 	PrepareLearning(learner);
 	DrawParameters(learner);
 	return learner;

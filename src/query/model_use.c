@@ -84,16 +84,29 @@ KeysHash(const EntityKey *key, const Datum *values)
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-static void
-SnapshotKey(TransactionId *xmin, TransactionId *xmax, CommandId *curcid,
-			uint64 *completed)
+Moment
+CurrentMoment(void)
 {
 	Snapshot	snapshot = GetActiveSnapshot();
 
-	*xmin = snapshot->xmin;
-	*xmax = snapshot->xmax;
-	*curcid = snapshot->curcid;
-	*completed = snapshot->snapXactCompletionCount;
+	return (Moment)
+	{
+		.user = GetUserId(),
+		.xmin = snapshot->xmin,
+		.xmax = snapshot->xmax,
+		.curcid = snapshot->curcid,
+		.completed = snapshot->snapXactCompletionCount
+	};
+}
+
+bool
+IsCurrentMoment(const Moment *then)
+{
+	Moment		now = CurrentMoment();
+
+	return now.user == then->user && now.xmin == then->xmin &&
+		now.xmax == then->xmax && now.curcid == then->curcid &&
+		now.completed == then->completed;
 }
 
 bool
@@ -109,16 +122,7 @@ IsUseOf(const ModelUse *use, const text *name)
 static bool
 IsCurrent(const ModelUse *use, const text *name)
 {
-	TransactionId xmin;
-	TransactionId xmax;
-	CommandId	curcid;
-	uint64		completed;
-
-	if (!IsUseOf(use, name) || use->user != GetUserId())
-		return false;
-	SnapshotKey(&xmin, &xmax, &curcid, &completed);
-	return xmin == use->xmin && xmax == use->xmax && curcid == use->curcid &&
-		completed == use->completed;
+	return IsUseOf(use, name) && IsCurrentMoment(&use->moment);
 }
 
 /* Fills in a use, all but its context, with SPI connected. */
@@ -127,14 +131,14 @@ FindOut(ModelUse *use, const text *name, Oid key_type)
 {
 	MemoryContextSwitchTo(use->context);
 	use->name = (text *) PG_DETOAST_DATUM_COPY(PointerGetDatum(name));
-	use->user = GetUserId();
-	SnapshotKey(&use->xmin, &use->xmax, &use->curcid, &use->completed);
+	use->moment = CurrentMoment();
 	use->model = CatalogModel(text_to_cstring(name), true);
 	MemoryContextSwitchTo(use->context);
 	use->version = CatalogVersion(use->model, 0, true);
 	MemoryContextSwitchTo(use->context);
 	use->trained = CachedNetwork(use->model, use->version, true, use->context);
 	MemoryContextSwitchTo(use->context);
+	use->title = psprintf("model \"%s\"", use->model->name);
 	use->scoring = palloc(sizeof(float) *
 						  network_score_size(&use->trained->shape, 1));
 	if (OidIsValid(key_type))
@@ -157,6 +161,53 @@ FindOut(ModelUse *use, const text *name, Oid key_type)
 	}
 }
 
+/* The call site's use, of which nothing is known. */
+static ModelUse *
+NoUse(FunctionCallInfo fcinfo)
+{
+	ModelUse   *use = fcinfo->flinfo->fn_extra;
+	MemoryContext context;
+
+	if (use == NULL)
+		return fcinfo->flinfo->fn_extra =
+			MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(ModelUse));
+	context = use->context;
+	memset(use, 0, sizeof(*use));
+	if (context)
+		MemoryContextDelete(context);
+	return use;
+}
+
+ModelUse *
+UseNetwork(FunctionCallInfo fcinfo, int network_argument)
+{
+	ModelUse   *use = fcinfo->flinfo->fn_extra;
+	ModelUse	found = {0};
+	MemoryContext old;
+	Datum		value;
+
+	if (PG_ARGISNULL(network_argument))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("network must not be null")));
+	value = PG_GETARG_DATUM(network_argument);
+	if (use && use->context && IsNetworkValue(&use->value, value))
+		return use;
+	use = NoUse(fcinfo);
+	found.context = AllocSetContextCreate(CurrentMemoryContext,
+										  "limaml model use",
+										  ALLOCSET_DEFAULT_SIZES);
+	found.trained = NetworkOfValue(value, &found.value, found.context);
+	old = MemoryContextSwitchTo(found.context);
+	found.title = psprintf("network %08x", found.trained->fingerprint);
+	found.scoring = palloc(sizeof(float) *
+						   network_score_size(&found.trained->shape, 1));
+	MemoryContextSwitchTo(old);
+	MemoryContextSetParent(found.context, fcinfo->flinfo->fn_mcxt);
+	*use = found;
+	return use;
+}
+
 ModelUse *
 UseModelOf(FunctionCallInfo fcinfo, int model_argument, int key_argument)
 {
@@ -169,19 +220,9 @@ UseModelOf(FunctionCallInfo fcinfo, int model_argument, int key_argument)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("model must not be null")));
 	name = PG_GETARG_TEXT_PP(model_argument);
-	if (use == NULL)
-		use = fcinfo->flinfo->fn_extra =
-			MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(ModelUse));
-	else if (IsCurrent(use, name))
+	if (use && IsCurrent(use, name))
 		return use;
-	else
-	{
-		MemoryContext context = use->context;
-
-		memset(use, 0, sizeof(*use));
-		if (context)
-			MemoryContextDelete(context);
-	}
+	use = NoUse(fcinfo);
 
 	if (key_argument >= 0)
 	{

@@ -20,6 +20,7 @@
 
 #include "model/catalog.h"
 #include "model/entity_key.h"
+#include "model/network_cache.h"
 #include "model/trained_network.h"
 #include "query/adapt.h"
 
@@ -32,24 +33,31 @@ typedef struct EntityVector
 	bool		stored;			/* it is the embeddings table's */
 } EntityVector;
 
-typedef struct ModelUse
+/* Who found something out, and the snapshot that it was found out under. */
+typedef struct Moment
 {
-	MemoryContext context;		/* holds all of it, but the struct itself */
-	text	   *name;
-	Model	   *model;
-	Version    *version;
-	const TrainedNetwork *trained;
-	EntityKey	key;
-	KeyBinding	binding;
-	KeyReader	key_reader;		/* of the arm `id` */
-	Oid			embedding_type; /* meta_embedding */
-
-	/* who found this out, and the snapshot that it was found out under */
 	Oid			user;
 	TransactionId xmin;
 	TransactionId xmax;
 	CommandId	curcid;
 	uint64		completed;
+} Moment;
+
+typedef struct ModelUse
+{
+	MemoryContext context;		/* holds all of it, but the struct itself */
+	text	   *name;
+	Model	   *model;			/* NULL where a network was given by itself */
+	Version    *version;
+	const TrainedNetwork *trained;
+	NetworkValue value;			/* of one that was */
+	const char *title;			/* "model "ctr"", or "network 1a2b3c4d" */
+	EntityKey	key;
+	KeyBinding	binding;
+	KeyReader	key_reader;		/* of the arm `id` */
+	Oid			embedding_type; /* meta_embedding */
+
+	Moment		moment;			/* when this was found out */
 
 	Adapter    *adapter;		/* once something is adapted */
 	SPIPlanPtr	embedding_plan; /* once one is looked up */
@@ -73,6 +81,16 @@ extern ModelUse *UseModelOf(FunctionCallInfo fcinfo, int model_argument,
 
 /* The same where the name is the first argument. */
 #define UseModel(fcinfo, key_argument) UseModelOf(fcinfo, 0, key_argument)
+
+/* Now, and whether what was found out then is so. */
+extern Moment CurrentMoment(void);
+extern bool IsCurrentMoment(const Moment *then);
+
+/*
+ * The use of a network that an argument gives: of the fields above, there are
+ * those for embeddings at hand.  It looks up nothing.
+ */
+extern ModelUse *UseNetwork(FunctionCallInfo fcinfo, int network_argument);
 
 /* Whether a use is of the model of this name. */
 extern bool IsUseOf(const ModelUse *use, const text *name);

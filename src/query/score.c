@@ -76,8 +76,8 @@ CheckEmbedding(const ModelUse *use, const MetaEmbedding *embedding)
 	if (embedding->dims != network_embedding_size(&trained->shape))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),
-				 errmsg("embedding has %d dimensions, and those of model \"%s\" have %d",
-						embedding->dims, use->model->name,
+				 errmsg("embedding has %d dimensions, and those of %s have %d",
+						embedding->dims, use->title,
 						network_embedding_size(&trained->shape))));
 	if (embedding->fingerprint != trained->fingerprint)
 		ereport(ERROR,
@@ -86,17 +86,22 @@ CheckEmbedding(const ModelUse *use, const MetaEmbedding *embedding)
 				 errmsg("embedding has no fingerprint, so that no network is known to have made it") :
 				 errmsg("embedding was made by network %08x, not by network %08x",
 						embedding->fingerprint, trained->fingerprint),
-				 errdetail("Version %d of model \"%s\", the deployed one, is network %08x.",
-						   use->version->number, use->model->name,
+				 use->version ?
+				 errdetail("Version %d of %s, the deployed one, is network %08x.",
+						   use->version->number, use->title,
+						   trained->fingerprint) :
+				 errdetail("The network that was given is network %08x.",
 						   trained->fingerprint),
-				 errhint("Use limaml_embedding or limaml_adapt, or the embeddings of that version.")));
+				 use->version ?
+				 errhint("Use limaml_embedding or limaml_adapt, or the embeddings of that version.") :
+				 errhint("Use limaml_adapt_agg with this network, or the embeddings of its version.")));
 }
 
 /* Scores for the embedding that an argument gives, or says NULL. */
 static Datum
-ScoreEmbedding(FunctionCallInfo fcinfo, int argument, Datum columns)
+ScoreEmbedding(FunctionCallInfo fcinfo, ModelUse *use, int argument,
+			   Datum columns)
 {
-	ModelUse   *use = UseModel(fcinfo, -1);
 	MetaEmbedding *embedding;
 	float		score;
 
@@ -105,8 +110,11 @@ ScoreEmbedding(FunctionCallInfo fcinfo, int argument, Datum columns)
 	if (use->trained->personalization == PERSONALIZATION_ID)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("version %d of model \"%s\" knows entities by their keys, not by embeddings",
-						use->version->number, use->model->name),
+				 use->version ?
+				 errmsg("version %d of %s knows entities by their keys, not by embeddings",
+						use->version->number, use->title) :
+				 errmsg("%s knows entities by their keys, not by embeddings",
+						use->title),
 				 errhint("Use limaml_score.")));
 	embedding = PG_GETARG_META_EMBEDDING_P(argument);
 	CheckEmbedding(use, embedding);
@@ -126,7 +134,19 @@ PG_FUNCTION_INFO_V1(limaml_score_embedding);
 Datum
 limaml_score_embedding(PG_FUNCTION_ARGS)
 {
-	return ScoreEmbedding(fcinfo, 1, (Datum) 0);
+	return ScoreEmbedding(fcinfo, UseModel(fcinfo, -1), 1, (Datum) 0);
+}
+
+PG_FUNCTION_INFO_V1(limaml_score_embedding_network);
+
+/*
+ * limaml_score_embedding(network, embedding meta_embedding, VARIADIC candidate
+ * "any"): the same by a network at hand.  It depends on its arguments alone.
+ */
+Datum
+limaml_score_embedding_network(PG_FUNCTION_ARGS)
+{
+	return ScoreEmbedding(fcinfo, UseNetwork(fcinfo, 0), 1, (Datum) 0);
 }
 
 PG_FUNCTION_INFO_V1(limaml_score_embedding_columns);
@@ -138,7 +158,8 @@ PG_FUNCTION_INFO_V1(limaml_score_embedding_columns);
 Datum
 limaml_score_embedding_columns(PG_FUNCTION_ARGS)
 {
-	return ScoreEmbedding(fcinfo, 2, PG_GETARG_DATUM(1));
+	return ScoreEmbedding(fcinfo, UseModel(fcinfo, -1), 2,
+						  PG_GETARG_DATUM(1));
 }
 
 PG_FUNCTION_INFO_V1(limaml_embedding);

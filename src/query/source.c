@@ -170,7 +170,39 @@ IsTime(Oid type)
 
 	type = getBaseType(type);
 	return type == TIMESTAMPTZOID || type == TIMESTAMPOID || type == DATEOID ||
-		(type != BOOLOID && NumberReaderInit(&number, type));
+		(type != BOOLOID && type != UNKNOWNOID &&
+		 NumberReaderInit(&number, type));
+}
+
+static void
+CheckEventTime(const Source *source)
+{
+	if (!IsTime(source->event_time.type))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("event time \"%s\" is of type %s",
+						source->event_time.name,
+						format_type_be(source->event_time.type)),
+				 errhint("It is to be a timestamp, with or without time zone, a date or a number.")));
+}
+
+/* Checks the types of label and weight, and prepares to read them. */
+static void
+InitReaders(Source *source)
+{
+	if (!NumberReaderInit(&source->label_reader, source->label.type))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("label \"%s\" of type %s is neither boolean nor a number",
+						source->label.name,
+						format_type_be(source->label.type))));
+	if (source->weight.name &&
+		!NumberReaderInit(&source->weight_reader, source->weight.type))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("weight \"%s\" of type %s is not a number",
+						source->weight.name,
+						format_type_be(source->weight.type))));
 }
 
 void
@@ -186,29 +218,11 @@ SourceInit(Source *source, const Model *model, int features,
 	source->key_indexed = KeyIsIndexed(model);
 	source->key_has_places = KeyHasPlaces(&source->key);
 	source->event_time = FindColumn(model->interactions, model->event_time);
-	if (!IsTime(source->event_time.type))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("event time \"%s\" is of type %s",
-						model->event_time,
-						format_type_be(source->event_time.type)),
-				 errhint("It is to be a timestamp, with or without time zone, a date or a number.")));
-
 	source->label = FindColumn(model->interactions, model->label);
-	if (!NumberReaderInit(&source->label_reader, source->label.type))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("label \"%s\" of type %s is neither boolean nor a number",
-						model->label, format_type_be(source->label.type))));
 	if (weight)
-	{
 		source->weight = FindColumn(model->interactions, weight);
-		if (!NumberReaderInit(&source->weight_reader, source->weight.type))
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("weight \"%s\" of type %s is not a number",
-							weight, format_type_be(source->weight.type))));
-	}
+	CheckEventTime(source);
+	InitReaders(source);
 	source->features = features;
 	source->feature = FindColumns(model->interactions, features, feature);
 
@@ -236,6 +250,35 @@ SourceInit(Source *source, const Model *model, int features,
 								get_rel_name(model->entities))));
 		}
 	}
+}
+
+/* A column of rows that are in no relation. */
+static SourceColumn
+RowColumn(const char *name, Oid type)
+{
+	SourceColumn column = {.name = pstrdup(name), .type = getBaseType(type)};
+
+	get_typlenbyval(column.type, &column.length, &column.by_value);
+	return column;
+}
+
+void
+SourceInitTime(Source *source, int features, const char *event_time, Oid type)
+{
+	memset(source, 0, sizeof(*source));
+	source->event_time = RowColumn(event_time, type);
+	CheckEventTime(source);
+	source->features = features;
+}
+
+void
+SourceInitLabel(Source *source, const char *label, Oid label_type,
+				const char *weight, Oid weight_type)
+{
+	source->label = RowColumn(label, label_type);
+	if (weight)
+		source->weight = RowColumn(weight, weight_type);
+	InitReaders(source);
 }
 
 static char **
@@ -697,6 +740,67 @@ SourceBatchQuery(const Source *source)
 	return sql.data;
 }
 
+/* A record of columns of an alias: a function's while one takes as many. */
+static void
+AppendRecord(StringInfo sql, int count, const SourceColumn *const *columns,
+			 const char *alias)
+{
+	if (count > FUNC_MAX_ARGS)
+		appendStringInfoString(sql, "ROW");
+	else
+		appendStringInfo(sql, "%s.limaml_row",
+						 quote_identifier(get_namespace_name(ExtensionSchema())));
+	for (int c = 0; c < count; c++)
+		appendStringInfo(sql, "%s%s.%s", c > 0 ? ", " : "(", alias,
+						 quote_identifier(columns[c]->name));
+	appendStringInfoChar(sql, ')');
+}
+
+char *
+SourceAdaptQuery(const Source *source)
+{
+	const char *key = quote_identifier(source->key.columns[0].name);
+	const SourceColumn **columns =
+		palloc(sizeof(SourceColumn *) *
+			   Max(source->features + 3, source->meta_features));
+	int			count = 0;
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT i.%s, %s.limaml_adapt_agg((SELECT v.network FROM limaml.version AS v"
+					 " WHERE v.model OPERATOR(pg_catalog.=) $2 AND v.version OPERATOR(pg_catalog.=) $3), ",
+					 key,
+					 quote_identifier(get_namespace_name(ExtensionSchema())));
+	for (int f = 0; f < source->meta_features; f++)
+		columns[f] = &source->meta_feature[f];
+	if (source->meta_features > 0)
+		AppendRecord(&sql, source->meta_features, columns, "e");
+	else
+		appendStringInfoString(&sql, "NULL::pg_catalog.record");
+	columns[count++] = &source->label;
+	columns[count++] = &source->event_time;
+	for (int f = 0; f < source->features; f++)
+		columns[count++] = &source->feature[f];
+	if (source->weight.name)
+		columns[count++] = &source->weight;
+	appendStringInfoString(&sql, ", ");
+	AppendRecord(&sql, count, columns, "i");
+	appendStringInfo(&sql, "), pg_catalog.count(*), pg_catalog.max(i.%s) FROM %s AS i",
+					 quote_identifier(source->event_time.name),
+					 source->interactions);
+	if (source->entities)
+	{
+		appendStringInfo(&sql, " LEFT JOIN %s AS e ON ", source->entities);
+		AppendKeyEquality(&sql, &source->key, source->entities_equality, "e",
+						  "i");
+	}
+	appendStringInfoString(&sql, " WHERE ");
+	AppendUsable(&sql, source);
+	appendStringInfo(&sql, " AND i.%s %s ANY ($1) GROUP BY i.%s", key,
+					 source->key.columns[0].equality, key);
+	return sql.data;
+}
+
 char *
 SourceOneQuery(const Source *source)
 {
@@ -1043,6 +1147,12 @@ SourceSameTime(const Source *source, Datum a, Datum b)
 						source->event_time.length);
 }
 
+const char *
+OfEntity(const Source *source, const Datum *key)
+{
+	return key ? psprintf(" of %s", KeyText(&source->key, key)) : "";
+}
+
 Interaction
 SourceReadInteraction(const Source *source, Loss loss, const Datum *values,
 					  const bool *isnull, const Datum *key)
@@ -1053,15 +1163,15 @@ SourceReadInteraction(const Source *source, Loss loss, const Datum *values,
 	if (loss == LOSS_BINARY && label != 0 && label != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),
-				 errmsg("label \"%s\" of %s is %g, neither 0 nor 1",
-						source->label.name, KeyText(&source->key, key), label),
+				 errmsg("label \"%s\"%s is %g, neither 0 nor 1",
+						source->label.name, OfEntity(source, key), label),
 				 errhint("Use an expression such as %s > 3 in a view, or the option \"loss\" squared.",
 						 source->label.name)));
 	if (!isfinite((float) label))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),
-				 errmsg("label \"%s\" of %s is %g, which is not finite",
-						source->label.name, KeyText(&source->key, key), label)));
+				 errmsg("label \"%s\"%s is %g, which is not finite",
+						source->label.name, OfEntity(source, key), label)));
 	interaction.label = (float) label;
 
 	if (source->weight.name)
@@ -1072,8 +1182,8 @@ SourceReadInteraction(const Source *source, Loss loss, const Datum *values,
 		if (!(weight >= 0) || !isfinite((float) weight))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_EXCEPTION),
-					 errmsg("weight \"%s\" of %s is %s",
-							source->weight.name, KeyText(&source->key, key),
+					 errmsg("weight \"%s\"%s is %s",
+							source->weight.name, OfEntity(source, key),
 							isnull[1] ? "null" : psprintf("%g", weight)),
 					 errhint("Weights are finite numbers from 0.")));
 		interaction.weight = (float) weight;

@@ -77,6 +77,16 @@ extern void SourceInitDeclared(Source *source, const Model *model,
 							   const char *weight, Encoder *interaction,
 							   Encoder *entity);
 
+/*
+ * The same of rows that come from no relation, and have no key and no model:
+ * their event time, and then, where they are to be read, label and weight,
+ * whose name is NULL where there is none.
+ */
+extern void SourceInitTime(Source *source, int features,
+						   const char *event_time, Oid type);
+extern void SourceInitLabel(Source *source, const char *label, Oid label_type,
+							const char *weight, Oid weight_type);
+
 /* Rows that a network is evaluated on. */
 typedef struct SourceTested
 {
@@ -121,6 +131,14 @@ extern char *SourceDuplicatesQuery(const Source *source);
  *		arrays from 1, event time, label, weight?, features...
  */
 extern char *SourceBatchQuery(const Source *source);
+
+/*
+ * Entities of given keys, adapted by limaml_adapt_agg, in one statement of the
+ * kind that goes to other servers whole: key, embedding, number of rows, newest
+ * event time.  Parameters are an array of keys, which have one column, the
+ * model's name and the version.
+ */
+extern char *SourceAdaptQuery(const Source *source);
 
 /* The same of one entity, whose place is 1; parameters are its key. */
 extern char *SourceOneQuery(const Source *source);
@@ -172,11 +190,14 @@ extern bool SourceSameTime(const Source *source, Datum a, Datum b);
 
 /*
  * Reads label and weight, with which values and isnull begin.  Errors name the
- * entity by its key.
+ * entity by its key, which may be NULL.
  */
 extern Interaction SourceReadInteraction(const Source *source, Loss loss,
 										 const Datum *values,
 										 const bool *isnull,
 										 const Datum *key);
+
+/* " of member_id 42" for messages, or nothing where the key is NULL. */
+extern const char *OfEntity(const Source *source, const Datum *key);
 
 #endif							/* QUERY_SOURCE_H */

@@ -441,9 +441,8 @@ QueryCount(const char *sql)
 									   SPI_tuptable->tupdesc, 1, &isnull));
 }
 
-/* One row per entity is what the entities relation promises. */
-static void
-CheckEntities(const Source *source)
+void
+TrainingRowsCheckEntities(const Source *source)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Datum		key[INDEX_MAX_KEYS];
@@ -549,7 +548,7 @@ TrainingRowsRead(TrainingRows *training, const Model *model,
 	training->split = *split;
 	training->with_id = with_id;
 	SourceInitDeclared(source, model, options->weight, interaction, entity);
-	CheckEntities(source);
+	TrainingRowsCheckEntities(source);
 	sql = SourceRowsQuery(source, NULL);
 	training->row_context = AllocSetContextCreate(CurrentMemoryContext,
 												  "limaml training rows",
@@ -638,5 +637,5 @@ TrainingRowsInit(TrainingRows *training, const Model *model,
 												  ALLOCSET_DEFAULT_SIZES);
 	training->store = ExampleStoreCreate(trained->interaction.count,
 										 trained->entity.count);
-	CheckEntities(&training->source);
+	TrainingRowsCheckEntities(&training->source);
 }

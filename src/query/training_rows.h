@@ -87,6 +87,12 @@ extern void TrainingRowsRead(TrainingRows *training, const Model *model,
 							 const RowSplit *split, bool with_id, bool check);
 
 /*
+ * An error unless the entities relation, if there is one, has one row per
+ * entity, as it promises.  With SPI connected.
+ */
+extern void TrainingRowsCheckEntities(const Source *source);
+
+/*
  * Prepares to read rows with the encoders of a network, into an empty store.
  */
 extern void TrainingRowsInit(TrainingRows *training, const Model *model,

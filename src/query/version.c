@@ -327,7 +327,12 @@ limaml_import(PG_FUNCTION_ARGS)
 						network_embedding_size(&trained->shape), model->name,
 						width)));
 
-	/* written anew, the file has its digest where a digest is looked for */
+	/*
+	 * Written anew, the file has its digest where a digest is looked for, and
+	 * names the columns that are this model's.
+	 */
+	trained->label = model->label;
+	trained->event_time = model->event_time;
 	record.network = TrainedNetworkWrite(trained);
 	memcpy(record.digest, trained->digest, SAFETENSORS_DIGEST_BYTES);
 	record.options = trained->options;

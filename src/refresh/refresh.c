@@ -11,6 +11,9 @@
  * was adapted on.  So a row that arrives at any other moment makes its entity
  * stale again for the next run.
  *
+ * Where the embeddings are in foreign tables, a batch is two statements that go
+ * to the servers which have them: one deletes, and one adapts and inserts.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -30,6 +33,7 @@
 #include "portability/instr_time.h"
 #include "query/adapt.h"
 #include "query/changes.h"
+#include "query/training_rows.h"
 #include "refresh/refresh.h"
 #include "refresh/stale.h"
 #include "tcop/pquery.h"
@@ -93,7 +97,10 @@ typedef struct Refresh
 	int			versions;
 	VersionRun *version;		/* the job's first */
 	SPIPlanPtr	insert;			/* of a part of a batch */
+	char	   *ship_delete;	/* SQL of a batch that ships, */
+	char	   *ship_insert;	/* and after that */
 	char	   *take_changes;	/* SQL, where changed keys are to be deleted */
+	bool		ships;			/* other servers hold the embeddings */
 	bool		wait;			/* for other workers' batches */
 	int			from;			/* where to look for one that nobody has */
 	Oid			embedding_type;
@@ -181,6 +188,17 @@ EnterRefresh(const Refresh *refresh, RightsScope *scope)
 	(void) set_config_option("hash_mem_multiplier", "1", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 
+	/* what other servers are to do, they do where each has its part */
+	if (refresh->ships)
+	{
+		(void) set_config_option("enable_partitionwise_join", "on",
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+								 true, 0, false);
+		(void) set_config_option("enable_partitionwise_aggregate", "on",
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+								 true, 0, false);
+	}
+
 	/* to compile takes longer than to list what is stale */
 	(void) set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
@@ -263,6 +281,29 @@ InsertStatement(const Model *model, const EntityKey *key)
 					 " loss_after = excluded.loss_after,"
 					 " adapted_at = excluded.adapted_at", keys.data);
 	return sql.data;
+}
+
+/*
+ * The two statements of a batch that other servers work on.  postgres_fdw knows
+ * no ON CONFLICT, and what the losses were stays where they were.
+ */
+static void
+ShippedStatements(Refresh *refresh)
+{
+	const Source *source = &refresh->version[0].adapter.source;
+	const KeyColumn *key = &source->key.columns[0];
+	const char *table = ModelRelationName(refresh->model,
+										  refresh->model->embeddings,
+										  "embeddings");
+
+	refresh->ship_delete = psprintf("DELETE FROM %s AS e WHERE e.version OPERATOR(pg_catalog.=) $2 AND e.%s %s ANY ($1)",
+							   table, quote_identifier(key->name),
+							   key->equality);
+	refresh->ship_insert = psprintf("INSERT INTO %s (%s, embedding, interactions, adapted_through,"
+							   " loss_before, loss_after, version, adapted_at)"
+							   " SELECT s.*, 'NaN'::pg_catalog.float4, 'NaN'::pg_catalog.float4, $3, pg_catalog.now() FROM (%s) AS s",
+							   table, quote_identifier(key->name),
+							   SourceAdaptQuery(source));
 }
 
 static Datum
@@ -851,6 +892,38 @@ ReceiveAdapted(void *argument, int first, int count,
 	Report(refresh);
 }
 
+/* Has other servers adapt the entities of a batch. */
+static void
+ShipBatch(Refresh *refresh, int count, BatchRun *run)
+{
+	const KeyColumn *key = &KeyOf(refresh)->columns[0];
+	int			version = refresh->version[0].number;
+	Oid			types[3] = {get_array_type(key->type), TEXTOID, INT4OID};
+	Oid			delete_types[2] = {types[0], INT4OID};
+	Datum		values[3];
+	Datum		delete_values[2];
+	instr_time	start;
+
+	INSTR_TIME_SET_CURRENT(start);
+	values[0] = ArrayOf(key->type, count, run->key[0], NULL);
+	values[1] = CStringGetTextDatum(refresh->model->name);
+	values[2] = Int32GetDatum(version);
+	delete_values[0] = values[0];
+	delete_values[1] = values[2];
+	if (SPI_execute_with_args(refresh->ship_delete, 2, delete_types, delete_values,
+							  NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not delete embeddings: %s", refresh->ship_delete);
+	run->work.writing += SecondsSince(start);
+	INSTR_TIME_SET_CURRENT(start);
+	if (SPI_execute_with_args(refresh->ship_insert, 3, types, values, NULL, false,
+							  0) != SPI_OK_INSERT)
+		elog(ERROR, "could not store embeddings: %s", refresh->ship_insert);
+	run->work.adapting += SecondsSince(start);
+	run->work.entities += (int64) SPI_processed;
+	refresh->done += count;
+	Report(refresh);
+}
+
 /*
  * A step: claims a batch, adapts its entities and stores their embeddings.
  * False where there is none to claim.
@@ -887,7 +960,9 @@ RunBatch(void *argument)
 		TakeChanges(refresh, count, run.key);
 		run.work.writing += SecondsSince(start);
 	}
-	for (int v = 0; v < refresh->versions; v++)
+	if (refresh->ships)
+		ShipBatch(refresh, count, &run);
+	for (int v = 0; v < refresh->versions && !refresh->ships; v++)
 	{
 		Adapter    *adapter = &refresh->version[v].adapter;
 
@@ -954,6 +1029,13 @@ Prepare(void *argument)
 	changes = refresh->options.staleness == STALENESS_CHANGES;
 	refresh->embedding_type = MetaEmbeddingType();
 	CatalogCheckEmbeddings(model, refresh->embedding_type);
+	refresh->ships = CatalogEmbeddingsAreForeign(model);
+	if (refresh->ships && model->keys > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("embeddings of model \"%s\" are in foreign tables, and its key has %d columns",
+						model->name, model->keys),
+				 errhint("Refresh them on the servers that hold them, where a model is declared on their part of the rows.")));
 
 	/*
 	 * A changed key may be deleted only once it is adapted for all versions
@@ -989,7 +1071,15 @@ Prepare(void *argument)
 		AdapterInit(&version->adapter, model, trained);
 	}
 	MemoryContextSwitchTo(refresh->context);
-	refresh->insert = InsertPlan(refresh);
+	if (refresh->ships)
+	{
+		ShippedStatements(refresh);
+
+		/* the join of an entity that is there twice would have its rows twice */
+		TrainingRowsCheckEntities(&refresh->version[0].adapter.source);
+	}
+	else
+		refresh->insert = InsertPlan(refresh);
 	if (changes && refresh->versions == 1 + others)
 		refresh->take_changes = TakeStatement(model, KeyOf(refresh));
 	LeaveRights(&scope);

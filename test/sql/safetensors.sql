@@ -165,6 +165,7 @@ FROM (SELECT path::text, value::text, try_import(with_metadata(file, jsonb_set(m
 WHERE NOT is_refused(message)
 	-- what is a value of that field
 	AND NOT (path = '{recency}' AND value IN ('null', '1.5')) AND NOT (path = '{options}' AND value IN ('{}'))
+	AND NOT (path IN ('{label}', '{event_time}') AND value IN ('null', '"x"', '""'))
 	AND NOT (path LIKE '%,mean}' AND value IN ('-1', '1.5', '99999999999999999999')) AND NOT (path LIKE '%,sd}' AND value IN ('1.5', '99999999999999999999')) ;
 \a\t
 SELECT path, left(value::text, 40), try_import(with_metadata(file, jsonb_set(metadata(file), path::text[], value))) FROM network, (VALUES
