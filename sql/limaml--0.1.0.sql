@@ -846,6 +846,13 @@ CREATE FUNCTION limaml_explain(model text, entity "any", VARIADIC candidate "any
 COMMENT ON FUNCTION limaml_explain(text, "any", "any")
 	IS 'what each feature and the meta embedding contribute to a score, on the scale of its logit';
 
+CREATE FUNCTION limaml_neighbors(model text, entity "any", k integer DEFAULT 10,
+	OUT key jsonb, OUT distance double precision) RETURNS SETOF record
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL UNSAFE COST 100000 ROWS 10;
+
+COMMENT ON FUNCTION limaml_neighbors(text, "any", integer)
+	IS 'entities whose stored embeddings are nearest to an entity''s';
+
 CREATE FUNCTION limaml_enable_pgvector() RETURNS void
 	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000;
 

@@ -61,6 +61,13 @@
 #define InitMaterialize(fcinfo) SetSingleFuncCall((fcinfo), 0)
 #endif
 
+/* 18 can leave room before a copy */
+#if PG_VERSION_NUM >= 180000
+#define CopyMinimalTuple(tuple) heap_copy_minimal_tuple((tuple), 0)
+#else
+#define CopyMinimalTuple(tuple) heap_copy_minimal_tuple(tuple)
+#endif
+
 /* 18 puts the mark of a function that does not return before it */
 #if PG_VERSION_NUM < 180000
 #define pg_noreturn pg_attribute_noreturn()

@@ -32,21 +32,24 @@
 #define CAST_COST 5
 
 Oid
-PgvectorType(void)
+PgvectorType(Oid *schema)
 {
 	Oid			extension = get_extension_oid("vector", true);
 	CatCList   *list;
 	Oid			found = InvalidOid;
 
+	*schema = InvalidOid;
 	if (!OidIsValid(extension))
 		return InvalidOid;
 	list = SearchSysCacheList1(TYPENAMENSP, CStringGetDatum("vector"));
 	for (int i = 0; i < list->n_members; i++)
 	{
-		Oid			type = ((Form_pg_type) GETSTRUCT(&list->members[i]->tuple))->oid;
+		Form_pg_type type = (Form_pg_type) GETSTRUCT(&list->members[i]->tuple);
 
-		if (getExtensionOfObject(TypeRelationId, type) == extension)
-			found = type;
+		if (getExtensionOfObject(TypeRelationId, type->oid) != extension)
+			continue;
+		found = type->oid;
+		*schema = type->typnamespace;
 	}
 	ReleaseSysCacheList(list);
 	return found;
@@ -119,12 +122,13 @@ Datum
 limaml_enable_pgvector(PG_FUNCTION_ARGS)
 {
 	Oid			vector;
+	Oid			schema;
 	Oid			embedding;
 	bool		to_exists;
 	bool		from_exists;
 
 	PreventCommandIfReadOnly("limaml_enable_pgvector()");
-	vector = PgvectorType();
+	vector = PgvectorType(&schema);
 	if (!OidIsValid(vector))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),

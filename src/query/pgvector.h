@@ -11,10 +11,10 @@
 #include "postgres.h"
 
 /*
- * The type vector of the extension of this name, whatever schema it is in, or
- * InvalidOid.
+ * The type vector of the extension of this name, or InvalidOid, and the schema
+ * that all of the extension is in.
  */
-extern Oid	PgvectorType(void);
+extern Oid	PgvectorType(Oid *schema);
 
 /* Whether there is a cast. */
 extern bool CastExists(Oid source, Oid target);

@@ -231,7 +231,7 @@ RankBlock(RankReceiver *rank)
 		if (!Enters(&rank->best, rank->block.score[i]))
 			continue;
 		out = PutIn(&rank->best, rank->block.score[i], arrival,
-					heap_copy_minimal_tuple(rank->row[i]));
+					CopyMinimalTuple(rank->row[i]));
 		if (out)
 			pfree(out);
 	}

@@ -16,6 +16,7 @@ $node->append_conf('postgresql.conf', qq{
 	max_connections = 30
 	max_worker_processes = @{[$workers + 1]}
 	max_parallel_workers_per_gather = 0
+	max_parallel_maintenance_workers = 0
 	restart_after_crash = on
 	log_statement = none
 });

@@ -119,6 +119,27 @@ $node->safe_psql('postgres', qq{
 is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_partition_tree('taste_vector') WHERE isleaf}), '2', 'each version has its part of the index');
 cmp_ok(recall('postgres'), '>', 0.8, 'refreshed embeddings are found');
 
+# limaml_neighbors finds them by it
+
+my $plan = q{LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_nested_statements = on; SET auto_explain.log_level = notice; SET client_min_messages = notice;};
+($status, $out, $err) = $node->psql('postgres', "$plan SELECT count(*), count(distance) FROM limaml_neighbors('taste', 42)");
+is($out, '10|10', 'limaml_neighbors');
+like($err, qr/Index Scan using taste_embedding_v1_embedding_idx/, 'uses the index');
+my $shared = q{
+	SELECT avg((e.keys ? (n.key ->> 'member_id'))::int)
+	FROM generate_series(23, 42) m CROSS JOIN LATERAL limaml_neighbors('taste', m, %1$d) n
+	CROSS JOIN LATERAL (SELECT jsonb_object_agg(member_id, 1) AS keys FROM (SELECT member_id FROM taste_embedding WHERE version = 1 AND member_id <> m
+		ORDER BY embedding <-> limaml_embedding('taste', m) LIMIT %1$d) _) e};
+cmp_ok($node->safe_psql('postgres', sprintf $shared, 10), '>', 0.8, 'and so finds the nearest');
+for my $k (100, 3000)
+{
+	# also as the first query of a session, which has not loaded pgvector
+	($status, $out, $err) = $node->psql('postgres', "$plan SELECT count(*) FROM limaml_neighbors('taste', 42, $k)");
+	is($out, $k == 3000 ? 2999 : $k, "$k of them");
+	like($err, $k == 3000 ? qr/Sort Key/ : qr/Index Scan using taste_embedding_v1_embedding_idx/, $k == 3000 ? 'more than an index gives' : 'by the index');
+}
+is($node->safe_psql('postgres', q{SELECT count(*) FROM limaml_neighbors('taste', 42, 100); SHOW hnsw.ef_search}), "100\n40", 'a setting is as it was') if $hnsw;
+
 # A dump has casts, functions, comments and the index
 
 my $casts = q{
