@@ -15,7 +15,8 @@
  *							and mean, sd, missing of a numeric one; values
  *							("integer" or "text"), size, outside (the number
  *							of out-of-vocabulary rows) and vocabulary of a
- *							category (vocabulary.h says which row is whose)
+ *							category (vocabulary.h says which row is whose),
+ *							and its counts where items are drawn by them
  *		options				what it was trained with, for the record
  *
  *-------------------------------------------------------------------------

@@ -53,6 +53,8 @@ typedef struct KeptRow
 	Datum		time;			/* a copy where it is a pointer */
 	uint64		hash;
 
+	int32		item;			/* or NO_ITEM */
+
 	/*
 	 * What the network sees of it, as bytes that are alike where it is: there
 	 * is no padding, -0 is 0, and there is one NaN.
@@ -76,6 +78,7 @@ typedef struct KeptRows
 	int			count;
 	int			room;
 	int64		interactions;	/* all that were seen */
+	Bitmapset  *taken;			/* items of all that were seen */
 } KeptRows;
 
 /* A row that waits on disk; what is kept of it follows, and its time. */
@@ -162,17 +165,15 @@ AdapterInit(Adapter *adapter, const Model *model,
 			const TrainedNetwork *trained)
 {
 	const NetworkShape *shape = &trained->shape;
-	int			rows = Max(trained->support_rows, 1);
+	int			rows;
 	int			features = CandidateFeatures(trained);
 	ModelOptions options;
 	TypeCacheEntry *time;
-	Jsonb	   *json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-														  CStringGetDatum(trained->options)));
 	MemoryContext context = CurrentMemoryContext;
 
 	/* which column weighs rows is the version's matter, not the model's */
-	OptionsDefault(&options);
-	OptionsApply(&options, json, OPTIONS_OF_MODEL);
+	CatalogVersionOptions(model, trained->options, &options);
+	rows = Max(trained->support_rows, 1) * (1 + options.negatives);
 
 	adapter->trained = trained;
 	adapter->context = context;
@@ -181,6 +182,14 @@ AdapterInit(Adapter *adapter, const Model *model,
 			   trained->entity.count,
 			   FeatureNames(&trained->entity, trained->entity.count),
 			   options.weight);
+	adapter->negatives = options.negatives;
+	adapter->sampling = options.negative_sampling;
+	adapter->seed = options.seed;
+	adapter->items = NULL;
+	if (options.negatives > 0)
+		SourceAddItems(&adapter->source, options.items, options.item_key);
+	adapter->codes = palloc(sizeof(FeatureCode) *
+							Max(trained->interaction.count, 1));
 	adapter->readers = FeatureReaders(&trained->interaction,
 									  adapter->source.feature, features);
 	adapter->meta_readers = FeatureReaders(&trained->entity,
@@ -207,6 +216,7 @@ AdapterInit(Adapter *adapter, const Model *model,
 	adapter->weight = Numbers(rows, 1);
 	adapter->offset = Numbers(rows, 1);
 	adapter->same_time = palloc(sizeof(bool) * rows);
+	adapter->sampled = palloc(sizeof(bool) * rows);
 	adapter->memory = Numbers(adapt_size(shape, rows), 1);
 	adapter->reading_seconds = 0;
 	adapter->adapting_seconds = 0;
@@ -324,7 +334,7 @@ AdaptOne(Adapter *adapter, int n, const FeatureCode *codes,
 						   trained->interaction.width, adapter->half);
 	if (trained->recency > 0)
 		recency_weights(n, trained->recency, adapter->same_time,
-						adapter->weight);
+						adapter->sampled, adapter->weight);
 	adapted->embedding =
 		MemoryContextAlloc(adapter->part,
 						   network_embedding_size(&trained->shape) *
@@ -382,6 +392,20 @@ RowAt(const Adapter *adapter, const KeptRows *kept, int i)
 	return (KeptRow *) (kept->rows + i * KeptRowSize(adapter));
 }
 
+void
+AdapterReadItems(Adapter *adapter, bool read_only)
+{
+	MemoryContext old;
+
+	if (adapter->negatives == 0 || adapter->items)
+		return;
+	old = MemoryContextSwitchTo(adapter->context);
+	adapter->items = ItemsRead(&adapter->source,
+							   &adapter->trained->interaction,
+							   adapter->sampling, read_only);
+	MemoryContextSwitchTo(old);
+}
+
 int
 AdapterPartEntities(const Adapter *adapter, Size memory)
 {
@@ -391,7 +415,8 @@ AdapterPartEntities(const Adapter *adapter, Size memory)
 	Size		entity = 2 * trained->support_rows * row + OUTGROWN_SIZE +
 		sizeof(KeptRows) + sizeof(AdaptedEntity) +
 		network_embedding_size(&trained->shape) * sizeof(float) +
-		trained->entity.count * sizeof(FeatureCode);
+		trained->entity.count * sizeof(FeatureCode) +
+		(adapter->items ? adapter->items->count / BITS_PER_BYTE : 0);
 
 	return (int) Max(Min(memory / entity, PG_INT32_MAX), 1);
 }
@@ -460,6 +485,13 @@ KeepRow(Adapter *adapter, KeptRows *kept, const KeptRow *row)
 	KeptRow    *copy = NextRow(adapter, kept);
 
 	memcpy(copy, row, KeptRowSize(adapter));
+	if (row->item != NO_ITEM)
+	{
+		MemoryContext old = MemoryContextSwitchTo(adapter->part);
+
+		kept->taken = bms_add_member(kept->taken, row->item);
+		MemoryContextSwitchTo(old);
+	}
 	if (!column->by_value)
 	{
 		MemoryContext old = MemoryContextSwitchTo(adapter->part);
@@ -559,7 +591,8 @@ ReadRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 	const Source *source = &adapter->source;
 	const Encoder *encoder = &adapter->trained->interaction;
 	int			place = (int) DatumGetInt64(values[0]) - 1;
-	int			first = 3 + (source->weight.name ? 1 : 0);
+	int			item = 2 + SourceItemAt(source);
+	int			first = 2 + SourceFeaturesAt(source);
 	Datum		key[INDEX_MAX_KEYS];
 	Interaction interaction;
 	KeptRow    *row = rows->row;
@@ -573,6 +606,8 @@ ReadRow(RowReceiver *rows, const Datum *values, const bool *isnull)
 	/* in the form that equal times share */
 	row->time = source->event_time.length == -1 ?
 		PointerGetDatum(PG_DETOAST_DATUM(values[1])) : values[1];
+	row->item = adapter->items ?
+		ItemOf(adapter->items, values[item], isnull[item]) : NO_ITEM;
 	row->label = OneOfAKind(interaction.label);
 	row->weight = OneOfAKind(interaction.weight);
 	for (int f = 0; f < source->features; f++)
@@ -719,27 +754,73 @@ ReadRows(RowReceiver *rows, int count, bool read_only)
 	adapter->rows_read += SPI_processed;
 }
 
-/* Puts an entity's newest rows into the adapter; returns their number. */
+/* Puts the negatives of row n - 1, which is `row`, after it; returns n. */
 static int
-EncodeRows(Adapter *adapter, KeptRows *kept, AdaptedEntity *adapted)
+EncodeNegatives(Adapter *adapter, const KeptRow *row, const Bitmapset *taken,
+				Random *random, int n)
 {
 	const Encoder *encoder = &adapter->trained->interaction;
+	int			positive = n - 1;
+
+	for (int i = 0; i < adapter->negatives; i++)
+	{
+		int32		item = DrawItem(adapter->items, taken, false, random);
+
+		if (item == NO_ITEM)
+			break;
+		memcpy(adapter->codes, row->codes,
+			   sizeof(FeatureCode) * encoder->count);
+		ItemCodes(adapter->items, item, adapter->codes);
+		adapter->label[n] = 0;
+		adapter->weight[n] = adapter->weight[positive];
+		adapter->same_time[n] = true;
+		adapter->sampled[n] = true;
+		adapter->offset[n] = Encode(encoder, adapter->codes,
+									adapter->z + (Size) n * encoder->width);
+		n++;
+	}
+	return n;
+}
+
+/*
+ * Puts an entity's newest rows into the adapter, and their negatives; returns
+ * how many these are.
+ */
+static int
+EncodeRows(Adapter *adapter, const Datum *key, KeptRows *kept,
+		   AdaptedEntity *adapted)
+{
+	const Encoder *encoder = &adapter->trained->interaction;
+	uint64		hash = adapter->items ?
+		SourceKeyHash(&adapter->source, key) : 0;
+	int			n = 0;
 
 	KeepNewest(adapter, kept);
 	for (int i = 0; i < kept->count; i++)
 	{
 		const KeptRow *row = RowAt(adapter, kept, i);
 
-		adapter->label[i] = row->label;
-		adapter->weight[i] = row->weight;
-		adapter->same_time[i] = i > 0 &&
+		adapter->label[n] = row->label;
+		adapter->weight[n] = row->weight;
+		adapter->same_time[n] = i > 0 &&
 			SourceSameTime(&adapter->source, row->time,
 						   adapted->adapted_through);
-		adapter->offset[i] = Encode(encoder, row->codes,
-									adapter->z + (Size) i * encoder->width);
+		adapter->sampled[n] = false;
+		adapter->offset[n] = Encode(encoder, row->codes,
+									adapter->z + (Size) n * encoder->width);
+		n++;
 		adapted->adapted_through = row->time;
+		if (adapter->items && row->label > 0.5f)
+		{
+			Random		random;
+
+			/* a row's place is the same however many newer ones there are */
+			NegativesSeed(&random, adapter->seed, hash, NEGATIVES_ADAPT,
+						  kept->interactions - kept->count + i);
+			n = EncodeNegatives(adapter, row, kept->taken, &random, n);
+		}
 	}
-	return kept->count;
+	return n;
 }
 
 /* Seconds since *start, which becomes now. */
@@ -772,7 +853,7 @@ AdaptPart(Adapter *adapter, int first, int count, Datum **key,
 		for (int k = 0; k < adapter->source.key.count; k++)
 			values[k] = key[k][first + i];
 		adapted[i].interactions = kept[i].interactions;
-		AdaptOne(adapter, EncodeRows(adapter, &kept[i], &adapted[i]),
+		AdaptOne(adapter, EncodeRows(adapter, values, &kept[i], &adapted[i]),
 				 meta_codes + i * trained->entity.count, values, &adapted[i]);
 	}
 	return adapted;
@@ -799,6 +880,7 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
 	};
 	int			features = adapter->trained->entity.count;
 
+	AdapterReadItems(adapter, read_only);
 	MemoryContextReset(adapter->batch);
 	MemoryContextReset(adapter->part);
 	MemoryContextSwitchTo(adapter->batch);

@@ -950,6 +950,13 @@ Prepare(void *argument)
 								false, refresh->context);
 		MemoryContextSwitchTo(refresh->context);
 		AdapterInit(&version->adapter, model, trained);
+
+		/* once for all batches, and before it is asked how much memory is left */
+		if (version->adapter.negatives > 0)
+		{
+			LockForReading(version->adapter.source.items);
+			AdapterReadItems(&version->adapter, false);
+		}
 	}
 	MemoryContextSwitchTo(refresh->context);
 	refresh->insert = InsertStatement(model, KeyOf(refresh));

@@ -565,8 +565,8 @@ test_recency(void)
 		time[i] = i == 0 ? 0 : time[i - 1] + !same_time[i];
 		weight[i] = tied[i] = 1 + i % 3;
 	}
-	recency_weights(ROWS, 100, NULL, weight);
-	recency_weights(ROWS, 100, same_time, tied);
+	recency_weights(ROWS, 100, NULL, NULL, weight);
+	recency_weights(ROWS, 100, same_time, NULL, tied);
 	for (int i = 0; i < ROWS; i++)
 	{
 		int			newer = 0;
@@ -581,9 +581,9 @@ test_recency(void)
 	}
 	newest += weight[ROWS - 1] != 1 + (ROWS - 1) % 3;
 	weight[0] = 3;
-	recency_weights(1, 2, NULL, weight);
+	recency_weights(1, 2, NULL, NULL, weight);
 	newest += weight[0] != 3;
-	recency_weights(0, 2, NULL, NULL);
+	recency_weights(0, 2, NULL, NULL, NULL);
 	check(worst < 1e-6 && newest == 0,
 		  "recency: the newest rows keep their weight, worst relative error "
 		  "%.2g", worst);
