@@ -431,7 +431,7 @@ CheckNegatives(const ModelOptions *options)
 	if (options->loss != LOSS_BINARY && options->negatives > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("option \"negatives\" needs the option \"loss\" binary"),
+				 errmsg("option \"negatives\" needs the option \"loss\" to be \"binary\""),
 				 errdetail("A negative is a row whose label is 0 instead of 1.")));
 	if (options->support_rows * (1 + negatives) > MOST_SUPPORT)
 		ereport(ERROR,

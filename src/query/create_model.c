@@ -108,7 +108,7 @@ CheckDeclaration(const Model *model, const ModelOptions *options,
 	if (model->label == NULL && options->loss != LOSS_BINARY)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("option \"loss\" must be binary where label is null")));
+				 errmsg("option \"loss\" must be \"binary\" where label is null")));
 	if (model->meta_features > 0 && !OidIsValid(model->entities))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

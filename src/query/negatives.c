@@ -190,7 +190,7 @@ WeightSums(const Source *source, const Encoder *encoder, const Items *items)
 	if (met == NULL || met->counts == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("option \"negative_sampling\" popularity needs the item key \"%s\" among the features, as a category",
+				 errmsg("option \"negative_sampling\" \"popularity\" needs the item key \"%s\" among the features, as a category",
 						source->item.name),
 				 errdetail("Popularity is how often training has met each of its values.")));
 	until = palloc_extended(mul_size(Max(items->count, 1), sizeof(double)),

@@ -21,8 +21,10 @@ $node->safe_psql('postgres', q{
 		(hashint4(m * 1000 + n) + m) % 3 = 0 AS liked
 	FROM generate_series(1, 1500) m, LATERAL generate_series(1, 1 + m % 61 + CASE m WHEN 7 THEN 1000 ELSE 0 END) n;
 	CREATE TABLE member AS SELECT m AS member_id, m % 5 AS country, m % 11 / 10.0 AS days FROM generate_series(1, 1500) m;
+	CREATE TABLE item AS SELECT i AS item_id, i % 9 AS price FROM generate_series(0, 400) i;
 	SELECT limaml_create_model('taste', 'rating', '{member_id}', 'liked', 'at', '{item_id:category,age,price}',
-		'member', '{country:category,days}', options => '{"embedding_size": 8, "meta_hidden": [32], "global_hidden": [64, 32]}');
+		'member', '{country:category,days}', options => '{"embedding_size": 8, "meta_hidden": [32], "global_hidden": [64, 32],
+			"items": "item", "item_key": "item_id", "negatives": 0}');
 });
 
 sub processes
@@ -39,7 +41,8 @@ foreach my $options (
 	'{"epochs": 5, "personalization": "full"}',
 	'{"epochs": 5, "personalization": "head", "inner_rate": 0.01}',
 	'{"epochs": 25, "personalization": "id"}',
-	'{"epochs": 25, "personalization": "none"}')
+	'{"epochs": 25, "personalization": "none"}',
+	'{"epochs": 3, "negatives": 2, "negative_sampling": "popularity"}')
 {
 	my (%digest, %log, @processes);
 
