@@ -52,7 +52,6 @@ typedef struct KeptRow
 {
 	Datum		time;			/* a copy where it is a pointer */
 	uint64		hash;
-
 	int32		item;			/* or NO_ITEM */
 
 	/*

@@ -27,7 +27,7 @@ typedef struct TestedRow
 	int			entity;			/* of the segment, from 0 */
 } TestedRow;
 
-/* The candidates that a positive row is ranked among, and the first of them. */
+/* Candidates that are drawn for a positive row, and the first ranks of them. */
 #define RANKED_AMONG 100
 #define RANKED_FIRST 10
 
@@ -37,7 +37,7 @@ typedef struct TestedRow
 /* Candidates of all that are scored at a time. */
 #define SCANNED_ROWS 1024
 
-/* Scores of candidates that an assessment may take: some ten seconds. */
+/* Scores that ranking among all items may take: some half a minute. */
 #define MOST_SCANNED (16 * 1024 * 1024)
 
 /* How a positive row ranks: adapted, and unadapted; NaN where it is not known. */
@@ -292,7 +292,7 @@ CountScores(Place *place, float score, int n, const float *candidates)
 	}
 }
 
-/* Puts a row with the features of items into the candidates from `at` on. */
+/* Makes candidate `at` a row, with the features of an item if there is one. */
 static void
 AddCandidate(Assessment *assessment, const Examples *examples, int row,
 			 int32 item, int at)

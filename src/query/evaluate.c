@@ -386,7 +386,7 @@ RankRows(Evaluation *evaluation)
 	every = AssessmentRank(evaluation->assessment, negatives, Max(scans, 1));
 	if (every > 1)
 		ereport(NOTICE,
-				(errmsg("ranking among all %d items for every %dth of " INT64_FORMAT " entities",
+				(errmsg("ranking among all %d items for one in %d of " INT64_FORMAT " entities",
 						negatives->items->count, every, entities),
 				 errdetail("The metrics \"hit_rate@10 (all)\" and \"ndcg@10 (all)\" are those of these entities.")));
 }

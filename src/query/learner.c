@@ -514,8 +514,8 @@ AddTask(Learner *learner, Batch *batch, int number)
 	Examples	examples = ExampleStoreRead(learner->rows->store, e);
 	int			rows[MOST_ENTITY_ROWS];
 	bool		is_support[MOST_ENTITY_ROWS];
-	Bitmapset  *taken[2] = {NULL, NULL};	/* as known to those that judge,
-											 * and those that adapt */
+	Bitmapset  *taken = NULL;	/* items of all rows, and */
+	Bitmapset  *adapting = NULL;	/* of those that adapt */
 	BatchTask  *task;
 	int			support = 0;
 	int			passed = 0;
@@ -531,31 +531,34 @@ AddTask(Learner *learner, Batch *batch, int number)
 		return;
 	if (TrainingRowsNegatives(learner->rows) > 0)
 	{
-		taken[0] = TakenItems(&examples, examples.parts.training);
+		taken = TakenItems(&examples, examples.parts.training);
 		for (int i = 0; i < n; i++)
-			if (is_support[i] && ExampleRow(&examples, rows[i])->item != NO_ITEM)
-				taken[1] = bms_add_member(taken[1],
-										  ExampleRow(&examples, rows[i])->item);
+		{
+			int32		item = ExampleRow(&examples, rows[i])->item;
+
+			if (is_support[i] && item != NO_ITEM)
+				adapting = bms_add_member(adapting, item);
+		}
 	}
 
 	/* of the support rows only the newest adapt, as when serving */
 	task = BeginTask(learner, batch, e, examples.meta);
 	for (int i = 0; i < n; i++)
 		if (is_support[i] && ++passed > support - options->support_rows)
-			AddRow(learner, batch, &examples, rows[i], taken[1], &random);
+			AddRow(learner, batch, &examples, rows[i], adapting, &random);
 	task->support = batch->head->rows - task->first;
 	for (int i = 0; i < n; i++)
 		if (!is_support[i])
 		{
 			int			before = batch->head->rows;
 
-			AddRow(learner, batch, &examples, rows[i], taken[0], &random);
+			AddRow(learner, batch, &examples, rows[i], taken, &random);
 			batch->head->weight += (batch->head->rows - before) *
 				ExampleRow(&examples, rows[i])->weight;
 		}
 	task->query = batch->head->rows - task->first - task->support;
-	bms_free(taken[0]);
-	bms_free(taken[1]);
+	bms_free(taken);
+	bms_free(adapting);
 }
 
 /* Hands the gradient of encodings on to the tables they were made of. */

@@ -242,13 +242,15 @@ SELECT limaml_adapt('liked', 1);
 SELECT limaml_set_options('plays', '{"items": "item", "item_key": null}');
 SELECT limaml_adapt('plays', 2) = embedding AS as_before FROM plays_embedding WHERE member_id = 2 AND version = 1;
 
--- Memory is bounded
+-- Memory is bounded, and so is the time of ranking
 SET maintenance_work_mem = '1MB';
-CREATE TABLE endless AS SELECT i AS item_id, 'odd' AS kind FROM generate_series(1, 20000) i;
+CREATE TABLE endless AS SELECT i AS item_id, 'odd' AS kind FROM generate_series(1, 130000) i;
 SELECT limaml_set_options('plays', '{"items": "endless", "item_key": "item_id"}');
 SELECT limaml_adapt('plays', 2);
 RESET maintenance_work_mem;
 SELECT limaml_adapt('plays', 2) IS NOT NULL AS adapted;
+SET client_min_messages = notice;
+SELECT metric, value IS NOT NULL AS known FROM limaml_evaluate('plays', 'stranger', support => '{13}') WHERE metric LIKE '%@10%';
 
 SET client_min_messages = error;
 SELECT count(limaml_drop_model(model)) FROM limaml.model
