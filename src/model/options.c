@@ -415,6 +415,30 @@ FillIn(double *option, double value)
 		*option = value;
 }
 
+/* The rate, where nobody says it, of rows with so many negatives each. */
+static void
+FinishInnerRate(ModelOptions *options, int negatives)
+{
+	if (options->inner_rate != OPTION_UNSET)
+		return;
+
+	/* the more numbers adapt the shorter are the steps that they bear */
+	if (options->personalization == PERSONALIZATION_FULL)
+		options->inner_rate = 0.05;
+	else if (options->personalization == PERSONALIZATION_HEAD)
+		options->inner_rate = 0.1;
+	else if (options->adapts == ADAPTS_META_BLOCK)
+		options->inner_rate = 0.5;
+	else
+	{
+		/*
+		 * An entity moves by the root of its rows' weight.  Negatives weigh as
+		 * much as other rows, but it is these that say where to.
+		 */
+		options->inner_rate = 5 * sqrt(1 + negatives);
+	}
+}
+
 /* What negatives need, and what there is room for. */
 static void
 CheckNegatives(const ModelOptions *options)
@@ -449,13 +473,6 @@ OptionsFinish(ModelOptions *options)
 	if (options->personalization == PERSONALIZATION_FIRST_ORDER)
 		options->order = 1;
 
-	/* the more numbers adapt the shorter are the steps that they bear */
-	if (options->inner_rate == OPTION_UNSET)
-		options->inner_rate =
-			options->personalization == PERSONALIZATION_FULL ? 0.05 :
-			options->personalization == PERSONALIZATION_HEAD ? 0.1 :
-			options->adapts == ADAPTS_META_BLOCK ? 0.5 : 5;
-
 	/* a vector that is looked up learns nothing from the factor part */
 	if (options->batch_entities == OPTION_UNSET)
 		options->batch_entities = is_id ? 8 : 32;
@@ -477,6 +494,17 @@ OptionsFinish(ModelOptions *options)
 				 errmsg("option \"factor_size\" must not exceed \"embedding_size\": %d exceeds %d",
 						options->factor_size, options->embedding_size)));
 	CheckNegatives(options);
+
+	/* unless it takes a look at the labels how many negatives there will be */
+	if (options->negatives != OPTION_UNSET || options->items == NULL)
+		FinishInnerRate(options, Max(options->negatives, 0));
+}
+
+void
+OptionsSettle(ModelOptions *options, int negatives)
+{
+	options->negatives = negatives;
+	FinishInnerRate(options, negatives);
 }
 
 char *

@@ -154,6 +154,12 @@ extern bool OptionIsInteger(const char *name);
 extern void OptionsFinish(ModelOptions *options);
 
 /*
+ * Sets how many negatives there are, once that is known, and what depends on
+ * it: OptionsFinish does so by itself where it is given.
+ */
+extern void OptionsSettle(ModelOptions *options, int negatives);
+
+/*
  * All options of training as a JSON object, written as jsonb writes it: a network file that
  * is read and written again is to be the same to the byte.
  */

@@ -478,7 +478,7 @@ ReadCounts(JsonbContainer *object, const char *feature,
 									 NULL) == NULL)
 		return;
 	array = ArrayField(object, "counts");
-	if (JsonContainerSize(array) != vocabulary->count)
+	if ((int) JsonContainerSize(array) != vocabulary->count)
 		BadNetwork("has a vocabulary of another size than its counts", feature);
 	vocabulary->counts = palloc_extended(mul_size(Max(vocabulary->count, 1),
 												  sizeof(int64)),

@@ -70,7 +70,8 @@ typedef struct TableGradient
 
 struct Learner
 {
-	const ModelOptions *options;
+	ModelOptions settled;
+	const ModelOptions *options;	/* these */
 	TrainedNetwork *trained;
 	TrainingRows *rows;
 	int64		batches;		/* per epoch */
@@ -879,17 +880,17 @@ LearnerCreate(const ModelOptions *options, TrainedNetwork *trained,
 			  TrainingRows *rows)
 {
 	Learner    *learner = palloc0(sizeof(Learner));
-	ModelOptions resolved = *options;
 
-	learner->options = options;
+	learner->settled = *options;
+	OptionsSettle(&learner->settled, TrainingRowsNegatives(rows));
+	learner->options = options = &learner->settled;
 	learner->trained = trained;
 	learner->rows = rows;
 	trained->context = CurrentMemoryContext;
 	trained->personalization = options->personalization;
 	trained->recency = options->recency;
 	trained->support_rows = options->support_rows;
-	resolved.negatives = TrainingRowsNegatives(rows);
-	trained->options = OptionsToJson(&resolved);
+	trained->options = OptionsToJson(options);
 	PrepareLearning(learner);
 	DrawParameters(learner);
 	return learner;
