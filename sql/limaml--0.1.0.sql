@@ -296,7 +296,7 @@ CREATE TABLE limaml.stored_model (
 	owner name NOT NULL,
 	interactions regclass NOT NULL,
 	entity_key text[] NOT NULL,
-	label text NOT NULL,
+	label text,
 	event_time text NOT NULL,
 	features text[] NOT NULL,
 	entities regclass,

@@ -282,14 +282,18 @@ adapt(const Network *network, const real *x, const Rows *support,
 }
 
 void
-recency_weights(int n, real recency, const bool *same_time, real *weight)
+recency_weights(int n, real recency, const bool *same_time,
+				const bool *sampled, real *weight)
 {
 	int			newer = 0;
+	int			counted = 0;	/* rows after row i that are not sampled */
 
 	for (int i = n - 1; i >= 0; i--)
 	{
 		if (i < n - 1 && !(same_time && same_time[i + 1]))
-			newer = n - 1 - i;
+			newer = counted;
+		if (!(sampled && sampled[i]))
+			counted++;
 		weight[i] *= REAL(exp) (-newer / recency);
 		if (weight[i] < SMALLEST_WEIGHT)
 			weight[i] = 0;

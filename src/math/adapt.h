@@ -99,9 +99,11 @@ extern Adaptation adapt(const Network *network, const real *x,
 /*
  * Multiplies the weight of each of n rows, oldest first, with exp(-a /
  * recency), a being the number of newer rows.  same_time[i] says that row i is
- * no newer than row i - 1; where it is NULL none is.
+ * no newer than row i - 1; where it is NULL none is.  Rows that are sampled
+ * are no newer than the row before them, and nobody's newer rows; where that is
+ * NULL none is.
  */
 extern void recency_weights(int n, real recency, const bool *same_time,
-							real *weight);
+							const bool *sampled, real *weight);
 
 #endif							/* MATH_ADAPT_H */

@@ -72,6 +72,23 @@ metric_auc(size_t n, Scored *rows)
 }
 
 void
+rank_metrics(int64_t higher, int64_t equal, int k, double *hit_rate,
+			 double *ndcg)
+{
+	int64_t		places = equal + 1;
+	int			hits = 0;
+	double		gain = 0;
+
+	for (int64_t rank = higher + 1; rank <= higher + places && rank <= k; rank++)
+	{
+		hits++;
+		gain += 1 / log2(rank + 1.0);
+	}
+	*hit_rate = (double) hits / places;
+	*ndcg = gain / places;
+}
+
+void
 mean_loss_add(MeanLoss *mean, Loss loss, real score, real label, real weight)
 {
 	mean->sum += (double) weight * loss_value(loss, score, label);

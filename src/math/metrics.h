@@ -76,6 +76,15 @@ typedef struct Scored
  */
 extern double metric_auc(size_t n, Scored *rows);
 
+/*
+ * A positive row among candidates, of which so many score higher and so many
+ * the same: whether it is among the first k, and its discounted gain if it is
+ * (1 / log2(rank + 1), the best there is being 1).  Both are expectations over
+ * all orders of the candidates that tie.
+ */
+extern void rank_metrics(int64_t higher, int64_t equal, int k,
+						 double *hit_rate, double *ndcg);
+
 /* A running mean of row losses. */
 typedef struct MeanLoss
 {

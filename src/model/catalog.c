@@ -88,6 +88,7 @@ CatalogFindModel(const char *name, bool read_only)
 	Parameters	parameters = {0};
 	MemoryContext caller = CurrentMemoryContext;
 	Model	   *model;
+	Datum		label;
 	bool		isnull;
 
 	AddText(&parameters, name);
@@ -109,7 +110,9 @@ CatalogFindModel(const char *name, bool read_only)
 		model->owner = InvalidOid;
 	model->interactions = DatumGetObjectId(ResultColumn(3, &isnull));
 	model->key = TextArray(ResultColumn(4, &isnull), &model->keys);
-	model->label = TextDatumGetCString(ResultColumn(5, &isnull));
+	label = ResultColumn(5, &isnull);
+	if (!isnull)
+		model->label = TextDatumGetCString(label);
 	model->event_time = TextDatumGetCString(ResultColumn(6, &isnull));
 	model->feature = TextArray(ResultColumn(7, &isnull), &model->features);
 	model->entities = DatumGetObjectId(ResultColumn(8, &isnull));
@@ -289,6 +292,30 @@ CatalogOptions(const Model *model, const Jsonb *given, ModelOptions *options)
 	if (given)
 		OptionsApply(options, given, OPTIONS_OF_TRAINING);
 	OptionsFinish(options);
+}
+
+void
+CatalogVersionOptions(const Model *model, const char *trained,
+					  ModelOptions *options)
+{
+	ModelOptions declared;
+
+	OptionsDefault(options);
+	OptionsApply(options, DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+															 CStringGetDatum(trained))),
+				 OPTIONS_OF_MODEL);
+	if (options->negatives == OPTION_UNSET)
+		options->negatives = 0;
+	OptionsDefault(&declared);
+	OptionsApply(&declared, model->options, OPTIONS_OF_MODEL);
+	options->items = declared.items;
+	options->item_key = declared.item_key;
+	if (options->negatives > 0 && options->items == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the network was trained with negatives, and model \"%s\" has no items to draw them from",
+						model->name),
+				 errhint("Name them with limaml_set_options and the option \"items\".")));
 }
 
 void

@@ -30,7 +30,7 @@ typedef struct Model
 	Oid			interactions;	/* relation */
 	int			keys;			/* columns of the entity key */
 	char	  **key;
-	char	   *label;
+	char	   *label;			/* or NULL: every row is a positive */
 	char	   *event_time;
 	int			features;
 	char	  **feature;		/* as given: column or column:kind */
@@ -88,6 +88,13 @@ extern void CatalogCheckOwner(const Model *model, const char *verb);
 /* The model's options, those of `given` (may be NULL) laid over them. */
 extern void CatalogOptions(const Model *model, const Jsonb *given,
 						   ModelOptions *options);
+
+/*
+ * The options that a version was trained with (JSON); which relation its
+ * negatives are drawn from is the model's matter.
+ */
+extern void CatalogVersionOptions(const Model *model, const char *trained,
+								  ModelOptions *options);
 
 /* What a training run says about the version it made. */
 typedef struct VersionRecord

@@ -897,20 +897,25 @@ ReadColumns(ColumnReader *readers, const Encoder *encoder, int count,
 }
 
 void
+MoveCode(const Feature *feature, FeatureCode *code, const FeatureCode *from,
+		 CodeLists *to)
+{
+	const FeatureCode *list;
+	FeatureCode *copy;
+
+	if (!HasLists(feature) || code->row >= 0)
+		return;
+	list = CodeList(*code, from);
+	copy = AddList(to, list->count, code);
+	memcpy(copy, list + 1, sizeof(FeatureCode) * list->count);
+}
+
+void
 MoveCodes(const Encoder *encoder, FeatureCode *codes, const FeatureCode *from,
 		  CodeLists *to)
 {
 	for (int f = 0; encoder->has_lists && f < encoder->count; f++)
-	{
-		const FeatureCode *list;
-		FeatureCode *copy;
-
-		if (!HasLists(&encoder->features[f]) || codes[f].row >= 0)
-			continue;
-		list = CodeList(codes[f], from);
-		copy = AddList(to, list->count, &codes[f]);
-		memcpy(copy, list + 1, sizeof(FeatureCode) * list->count);
-	}
+		MoveCode(&encoder->features[f], &codes[f], from, to);
 }
 
 /* Whether numbers as standardised; NaN is what is missing. */

@@ -245,9 +245,11 @@ CodeRows(const FeatureCode *code, const FeatureCode *lists, int *count)
 }
 
 /*
- * Copies the lists that a row's codes have in `from` to the end of `to`, and
- * makes the codes say so.
+ * Copies the list that a code has in `from`, or those of a row's codes, to the
+ * end of `to`, and makes the codes say so.
  */
+extern void MoveCode(const Feature *feature, FeatureCode *code,
+					 const FeatureCode *from, CodeLists *to);
 extern void MoveCodes(const Encoder *encoder, FeatureCode *codes,
 					  const FeatureCode *from, CodeLists *to);
 

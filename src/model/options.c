@@ -30,6 +30,10 @@ static const char *const split_labels[] = {
 	"random_half", "prefix", "mixed", "fixed", NULL
 };
 
+static const char *const sampling_labels[] = {
+	"uniform", "popularity", NULL
+};
+
 static const char *const staleness_labels[] = {
 	"event_time", "changes", NULL
 };
@@ -42,6 +46,7 @@ typedef enum OptionKind
 	OPTION_ENUM,
 	OPTION_WIDTHS,
 	OPTION_COLUMN,
+	OPTION_RELATION,
 	OPTION_INTERVAL
 } OptionKind;
 
@@ -56,7 +61,7 @@ typedef struct OptionSpec
 	const char *const *labels;	/* of an enum */
 	bool		nullable;		/* null is off: the number 0, or NULL */
 	bool		of_table;		/* the embeddings table depends on it */
-	bool		of_refresh;		/* and not of training */
+	bool		of_model;		/* and not of a version */
 } OptionSpec;
 
 #define FIELD(name) #name
@@ -112,6 +117,11 @@ static const OptionSpec option_specs[] = {
 	NUMBER(validation_entities, 0, 0.5, 0.05),
 	NUMBER(test_fraction, 0.01, 0.9, 0.2),
 	INTEGER(seed, PG_INT32_MIN, PG_INT32_MAX, 0),
+	INTEGER(negatives, 0, 100, OPTION_UNSET),
+	CHOICE(negative_sampling, sampling_labels, SAMPLING_UNIFORM),
+	{"items", OPTION_RELATION, AT(items), 0, 0, 0, NULL, true, false, true},
+	{"item_key", OPTION_COLUMN, AT(item_key), 0, 0, 0, NULL, true, false,
+	true},
 	{"refresh_interval", OPTION_INTERVAL, AT(refresh_interval), 1, 0, 0, NULL,
 	true, false, true},
 	{"staleness", OPTION_ENUM, AT(staleness), 0, 0, STALENESS_EVENT_TIME,
@@ -119,6 +129,9 @@ static const OptionSpec option_specs[] = {
 	{"lateness", OPTION_INTERVAL, AT(lateness), 0, 0, 0, NULL, false, false,
 	true},
 };
+
+/* Rows that an entity adapts on, negatives among them. */
+#define MOST_SUPPORT 65536
 
 static void *
 FieldOf(const ModelOptions *options, const OptionSpec *spec)
@@ -149,6 +162,7 @@ OptionsDefault(ModelOptions *options)
 				break;
 			case OPTION_WIDTHS:
 			case OPTION_COLUMN:
+			case OPTION_RELATION:
 			case OPTION_INTERVAL:
 				break;
 		}
@@ -303,7 +317,7 @@ SetOption(ModelOptions *options, const OptionSpec *spec,
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("option \"%s\" must not be null", spec->name)));
-		if (spec->kind == OPTION_COLUMN)
+		if (spec->kind == OPTION_COLUMN || spec->kind == OPTION_RELATION)
 			*(char **) field = NULL;
 		else if (spec->kind == OPTION_INTERVAL)
 			*(Interval **) field = NULL;
@@ -332,8 +346,10 @@ SetOption(ModelOptions *options, const OptionSpec *spec,
 			*(HiddenWidths *) field = WidthsValue(spec, value);
 			break;
 		case OPTION_COLUMN:
+		case OPTION_RELATION:
 			if (value->type != jbvString)
-				WrongValue(spec, "the name of a column");
+				WrongValue(spec, spec->kind == OPTION_COLUMN ?
+						   "the name of a column" : "the name of a relation");
 			*(char **) field = pnstrdup(value->val.string.val,
 										value->val.string.len);
 			break;
@@ -366,7 +382,7 @@ OptionsApply(ModelOptions *options, const Jsonb *given, OptionsUse use)
 		{
 			int			before = options->embedding_size;
 
-			if (use == OPTIONS_OF_TRAINING && spec->of_refresh)
+			if (use == OPTIONS_OF_TRAINING && spec->of_model)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("option \"%s\" is not one of training",
@@ -399,6 +415,55 @@ FillIn(double *option, double value)
 		*option = value;
 }
 
+/* The rate, where nobody says it, of rows with so many negatives each. */
+static void
+FinishInnerRate(ModelOptions *options, int negatives)
+{
+	if (options->inner_rate != OPTION_UNSET)
+		return;
+
+	/* the more numbers adapt the shorter are the steps that they bear */
+	if (options->personalization == PERSONALIZATION_FULL)
+		options->inner_rate = 0.05;
+	else if (options->personalization == PERSONALIZATION_HEAD)
+		options->inner_rate = 0.1;
+	else if (options->adapts == ADAPTS_META_BLOCK)
+		options->inner_rate = 0.5;
+	else
+	{
+		/*
+		 * An entity moves by the root of its rows' weight.  Negatives weigh as
+		 * much as other rows, but it is these that say where to.
+		 */
+		options->inner_rate = 5 * sqrt(1 + negatives);
+	}
+}
+
+/* What negatives need, and what there is room for. */
+static void
+CheckNegatives(const ModelOptions *options)
+{
+	int			negatives = options->negatives != OPTION_UNSET ?
+		options->negatives : options->items ? DEFAULT_NEGATIVES : 0;
+
+	if (options->items == NULL && (options->item_key || negatives > 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" needs the option \"items\"",
+						options->item_key ? "item_key" : "negatives"),
+				 errhint("It names the relation that negatives are drawn from.")));
+	if (options->loss != LOSS_BINARY && options->negatives > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"negatives\" needs the option \"loss\" to be \"binary\""),
+				 errdetail("A negative is a row whose label is 0 instead of 1.")));
+	if (options->support_rows * (1 + negatives) > MOST_SUPPORT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"support_rows\" with %d negatives each must not exceed %d",
+						negatives, MOST_SUPPORT / (1 + negatives))));
+}
+
 void
 OptionsFinish(ModelOptions *options)
 {
@@ -407,13 +472,6 @@ OptionsFinish(ModelOptions *options)
 
 	if (options->personalization == PERSONALIZATION_FIRST_ORDER)
 		options->order = 1;
-
-	/* the more numbers adapt the shorter are the steps that they bear */
-	if (options->inner_rate == OPTION_UNSET)
-		options->inner_rate =
-			options->personalization == PERSONALIZATION_FULL ? 0.05 :
-			options->personalization == PERSONALIZATION_HEAD ? 0.1 :
-			options->adapts == ADAPTS_META_BLOCK ? 0.5 : 5;
 
 	/* a vector that is looked up learns nothing from the factor part */
 	if (options->batch_entities == OPTION_UNSET)
@@ -435,6 +493,18 @@ OptionsFinish(ModelOptions *options)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("option \"factor_size\" must not exceed \"embedding_size\": %d exceeds %d",
 						options->factor_size, options->embedding_size)));
+	CheckNegatives(options);
+
+	/* unless it takes a look at the labels how many negatives there will be */
+	if (options->negatives != OPTION_UNSET || options->items == NULL)
+		FinishInnerRate(options, Max(options->negatives, 0));
+}
+
+void
+OptionsSettle(ModelOptions *options, int negatives)
+{
+	options->negatives = negatives;
+	FinishInnerRate(options, negatives);
 }
 
 char *
@@ -450,7 +520,7 @@ OptionsToJson(const ModelOptions *options)
 		const OptionSpec *spec = &option_specs[i];
 		const void *field = FieldOf(options, spec);
 
-		if (spec->of_refresh)
+		if (spec->of_model)
 			continue;
 		appendStringInfo(&json, "%s\"%s\": ", i > 0 ? ", " : "", spec->name);
 		switch (spec->kind)
@@ -494,6 +564,7 @@ OptionsToJson(const ModelOptions *options)
 				else
 					appendStringInfoString(&json, "null");
 				break;
+			case OPTION_RELATION:
 			case OPTION_INTERVAL:
 				break;
 		}

@@ -45,6 +45,16 @@ typedef enum SupportSplit
 	SPLIT_FIXED					/* the oldest support_fraction adapt */
 } SupportSplit;
 
+/* How negatives are drawn from the items. */
+typedef enum NegativeSampling
+{
+	SAMPLING_UNIFORM,			/* each candidate with equal chance */
+	SAMPLING_POPULARITY			/* by its number of interactions, to the 0.75 */
+} NegativeSampling;
+
+/* Negatives per positive row, where nobody says and all labels are positive. */
+#define DEFAULT_NEGATIVES 4
+
 /* How a refresh knows which entities have changed. */
 typedef enum Staleness
 {
@@ -104,6 +114,12 @@ typedef struct ModelOptions
 	double		test_fraction;	/* of each entity's rows, the newest */
 	int			seed;
 
+	/* negatives, where only what happened is in the table */
+	int			negatives;		/* per positive row, or OPTION_UNSET */
+	int			negative_sampling;
+	char	   *items;			/* relation, qualified and quoted, or NULL */
+	char	   *item_key;		/* column of it, or NULL: its primary key */
+
 	/* refreshing, which is the model's and not a version's matter */
 	Interval   *refresh_interval;	/* of the launcher's, or NULL */
 	int			staleness;
@@ -123,7 +139,7 @@ extern void OptionsDefault(ModelOptions *options);
 typedef enum OptionsUse
 {
 	OPTIONS_OF_MODEL,			/* any */
-	OPTIONS_OF_TRAINING,		/* not refreshing's, nor the table's */
+	OPTIONS_OF_TRAINING,		/* not the model's own, nor the table's */
 	OPTIONS_OF_CHANGE			/* of a model that there is: not the table's */
 } OptionsUse;
 
@@ -136,6 +152,12 @@ extern bool OptionIsInteger(const char *name);
 
 /* What is not any single option's business; after the last OptionsApply. */
 extern void OptionsFinish(ModelOptions *options);
+
+/*
+ * Sets how many negatives there are, once that is known, and what depends on
+ * it: OptionsFinish does so by itself where it is given.
+ */
+extern void OptionsSettle(ModelOptions *options, int negatives);
 
 /*
  * All options of training as a JSON object, written as jsonb writes it: a network file that

@@ -225,7 +225,16 @@ WriteFeatures(StringInfo json, const char *key, const Encoder *encoder)
 			else
 				escape_json(json, pnstrdup(value->text, value->length));
 		}
-		appendStringInfoString(json, "]}");
+		appendStringInfoChar(json, ']');
+		if (vocabulary->counts)
+		{
+			appendStringInfoString(json, ", \"counts\": [");
+			for (int v = 0; v < vocabulary->count; v++)
+				appendStringInfo(json, "%s" INT64_FORMAT, v > 0 ? ", " : "",
+								 vocabulary->counts[v]);
+			appendStringInfoChar(json, ']');
+		}
+		appendStringInfoChar(json, '}');
 	}
 	appendStringInfoChar(json, ']');
 }
@@ -539,6 +548,42 @@ ReadElements(JsonbContainer *object, Feature *feature)
 	}
 }
 
+/* How often each value was met; only the category of the items says it. */
+static void
+ReadCounts(JsonbContainer *object, const char *feature,
+		   Vocabulary *vocabulary)
+{
+	JsonbContainer *array;
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	int			i = 0;
+
+	if (getKeyJsonValueFromContainer(object, "counts", strlen("counts"),
+									 NULL) == NULL)
+		return;
+	array = ArrayField(object, "counts");
+	if ((int) JsonContainerSize(array) != vocabulary->count)
+		BadNetwork("has a vocabulary of another size than its counts", feature);
+	vocabulary->counts = palloc_extended(mul_size(Max(vocabulary->count, 1),
+												  sizeof(int64)),
+										 MCXT_ALLOC_HUGE);
+	it = JsonbIteratorInit(array);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		double		count = -1;
+
+		if (token != WJB_ELEM)
+			continue;
+		if (value.type == jbvNumeric)
+			count = DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow,
+													   NumericGetDatum(value.val.numeric)));
+		if (!(count >= 0 && count < 0x1p53) || count != rint(count))
+			BadNetwork("has a count that is none", feature);
+		vocabulary->counts[i++] = (int64) count;
+	}
+}
+
 static void
 ReadFeatures(JsonbContainer *object, const char *key, Encoder *encoder)
 {
@@ -582,6 +627,7 @@ ReadFeatures(JsonbContainer *object, const char *key, Encoder *encoder)
 		{
 			feature->size = IntegerField(described, "size", 1, MAX_WIDTH);
 			ReadVocabulary(described, feature->name, &feature->vocabulary);
+			ReadCounts(described, feature->name, &feature->vocabulary);
 		}
 	}
 	EncoderLayout(encoder);

@@ -19,7 +19,8 @@
  *							the vector; values ("integer" or "text"), size,
  *							outside (the number of out-of-vocabulary rows)
  *							and vocabulary of a category or of categories
- *							(vocabulary.h says which row is whose)
+ *							(vocabulary.h says which row is whose), and its
+ *							counts where items are drawn by them
  *		options				what it was trained with, for the record
  *
  *	  What a feature puts into the encoding: a number, its standardised value,

@@ -109,6 +109,7 @@ VocabularyInit(Vocabulary *vocabulary, bool is_integer, int count,
 	vocabulary->values = palloc_extended(mul_size(Max(count, 1),
 												  sizeof(CategoryValue)),
 										 MCXT_ALLOC_HUGE);
+	vocabulary->counts = NULL;
 	vocabulary->integers = NULL;
 	vocabulary->texts = NULL;
 	if (is_integer)
@@ -314,22 +315,28 @@ typedef struct CountedValue
 	bool		is_integer;
 } CountedValue;
 
+int
+CompareCategoryValues(bool is_integer, const CategoryValue *a,
+					  const CategoryValue *b)
+{
+	int			order;
+
+	if (is_integer)
+		return (a->integer > b->integer) - (a->integer < b->integer);
+	order = memcmp(a->text, b->text, Min(a->length, b->length));
+	return order != 0 ? order : a->length - b->length;
+}
+
 /* Most frequent first, and by value among equals so that rows are certain. */
 static int
 CompareCounted(const void *a, const void *b)
 {
 	const CountedValue *x = a;
 	const CountedValue *y = b;
-	int			order;
 
 	if (x->count != y->count)
 		return x->count > y->count ? -1 : 1;
-	if (x->is_integer)
-		return (x->value.integer > y->value.integer) -
-			(x->value.integer < y->value.integer);
-	order = memcmp(x->value.text, y->value.text,
-				   Min(x->value.length, y->value.length));
-	return order != 0 ? order : x->value.length - y->value.length;
+	return CompareCategoryValues(x->is_integer, &x->value, &y->value);
 }
 
 bool
@@ -397,6 +404,10 @@ ValueCounterVocabulary(ValueCounter *counter, int min_count,
 		values[i] = counted[i].value;
 	VocabularyInit(vocabulary, counter->is_integer, kept, values,
 				   Max(outside, 1));
+	vocabulary->counts = palloc_extended(mul_size(Max(kept, 1), sizeof(int64)),
+										 MCXT_ALLOC_HUGE);
+	for (int i = 0; i < kept; i++)
+		vocabulary->counts[i] = counted[i].count;
 	pfree(values);
 	pfree(counted);
 }

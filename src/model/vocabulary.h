@@ -39,6 +39,8 @@ typedef struct Vocabulary
 	int			count;			/* V */
 	int			outside;		/* out-of-vocabulary rows, at least 1 */
 	CategoryValue *values;		/* V, in the order of their rows */
+	int64	   *counts;			/* how often each was met in training, or NULL
+								 * where that is of no use */
 	struct integers_hash *integers;
 	struct texts_hash *texts;
 } Vocabulary;
@@ -78,9 +80,14 @@ extern bool ValueCounterSawNull(const ValueCounter *counter);
 /* Whether there were two different values, of which NULL may be one. */
 extern bool ValueCounterVaried(const ValueCounter *counter);
 
+/* The order of two values of one vocabulary, neither of them NULL. */
+extern int	CompareCategoryValues(bool is_integer, const CategoryValue *a,
+								  const CategoryValue *b);
+
 /*
  * The vocabulary of all values counted at least min_count times, the most
- * frequent of them where there are more than ValueCounterCreate allowed.
+ * frequent of them where there are more than ValueCounterCreate allowed.  With
+ * their counts.
  */
 extern void ValueCounterVocabulary(ValueCounter *counter, int min_count,
 								   Vocabulary *vocabulary);

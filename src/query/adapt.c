@@ -131,9 +131,13 @@ void
 AdapterPrepare(Adapter *adapter, const TrainedNetwork *trained)
 {
 	const NetworkShape *shape = &trained->shape;
-	int			rows = Max(trained->support_rows, 1);
+	int			rows = Max(trained->support_rows, 1) *
+		(1 + adapter->negatives);
 
 	adapter->trained = trained;
+	adapter->items = NULL;
+	adapter->codes = palloc(sizeof(FeatureCode) *
+							Max(trained->interaction.count, 1));
 	adapter->context = CurrentMemoryContext;
 	adapter->form = (RowForm) {.trained = trained};
 	adapter->lists = (CodeLists) {.context = CurrentMemoryContext};
@@ -144,6 +148,7 @@ AdapterPrepare(Adapter *adapter, const TrainedNetwork *trained)
 	adapter->weight = Numbers(rows, 1);
 	adapter->offset = Numbers(rows, 1);
 	adapter->same_time = palloc(sizeof(bool) * rows);
+	adapter->sampled = palloc(sizeof(bool) * rows);
 	adapter->memory = Numbers(adapt_size(shape, rows), 1);
 }
 
@@ -152,13 +157,20 @@ AdapterInit(Adapter *adapter, const Model *model,
 			const TrainedNetwork *trained)
 {
 	int			features = CandidateFeatures(trained);
+	ModelOptions options;
 
 	/* which column weighs rows is the version's matter, not the model's */
+	CatalogVersionOptions(model, trained->options, &options);
 	SourceInit(&adapter->source, model, features,
 			   FeatureNames(&trained->interaction, features),
 			   trained->entity.count,
 			   FeatureNames(&trained->entity, trained->entity.count),
 			   trained->weight);
+	adapter->negatives = options.negatives;
+	adapter->sampling = options.negative_sampling;
+	adapter->seed = options.seed;
+	if (options.negatives > 0)
+		SourceAddItems(&adapter->source, options.items, options.item_key);
 	AdapterPrepare(adapter, trained);
 	RowFormInit(&adapter->form, trained, &adapter->source.event_time);
 	adapter->readers = FeatureReaders(&trained->interaction,
@@ -297,7 +309,7 @@ AdaptOne(Adapter *adapter, int n, const Datum *key, AdaptedEntity *adapted)
 						   trained->interaction.width, adapter->half);
 	if (trained->recency > 0)
 		recency_weights(n, trained->recency, adapter->same_time,
-						adapter->weight);
+						adapter->sampled, adapter->weight);
 	adapted->embedding =
 		MemoryContextAlloc(adapter->part,
 						   network_embedding_size(&trained->shape) *
@@ -322,13 +334,28 @@ AdaptOne(Adapter *adapter, int n, const Datum *key, AdaptedEntity *adapted)
 	adapted->loss_after = adaptation.loss_after;
 }
 
+void
+AdapterReadItems(Adapter *adapter, bool read_only)
+{
+	MemoryContext old;
+
+	if (adapter->negatives == 0 || adapter->items)
+		return;
+	old = MemoryContextSwitchTo(adapter->context);
+	adapter->items = ItemsRead(&adapter->source,
+							   &adapter->trained->interaction,
+							   adapter->sampling, read_only);
+	MemoryContextSwitchTo(old);
+}
+
 int
 AdapterPartEntities(const Adapter *adapter, Size memory)
 {
 	const TrainedNetwork *trained = adapter->trained;
 	Size		entity = KeptRowsSize(&adapter->form) + sizeof(AdaptedEntity) +
 		network_embedding_size(&trained->shape) * sizeof(float) +
-		trained->entity.count * sizeof(FeatureCode);
+		trained->entity.count * sizeof(FeatureCode) +
+		(adapter->items ? adapter->items->count / BITS_PER_BYTE : 0);
 
 	return (int) Max(Min(memory / entity, PG_INT32_MAX), 1);
 }
@@ -480,7 +507,8 @@ AdapterReadRow(Adapter *adapter, const Datum *values, const bool *isnull,
 {
 	const Source *source = &adapter->source;
 	const Encoder *encoder = &adapter->trained->interaction;
-	int			first = 2 + (source->weight.name ? 1 : 0);
+	int			item = 1 + SourceItemAt(source);
+	int			first = 1 + SourceFeaturesAt(source);
 	Interaction interaction =
 		SourceReadInteraction(source, adapter->trained->shape.loss,
 							  values + 1, isnull + 1, key);
@@ -488,6 +516,8 @@ AdapterReadRow(Adapter *adapter, const Datum *values, const bool *isnull,
 	/* in the form that equal times share */
 	row->time = source->event_time.length == -1 ?
 		PointerGetDatum(PG_DETOAST_DATUM(values[0])) : values[0];
+	row->item = adapter->items ?
+		ItemOf(adapter->items, values[item], isnull[item]) : NO_ITEM;
 	row->label = OneOfAKind(interaction.label);
 	row->weight = OneOfAKind(interaction.weight);
 	adapter->lists.used = 0;
@@ -647,27 +677,76 @@ ReadRows(RowReceiver *rows, bool read_only)
 	adapter->rows_read += SPI_processed;
 }
 
-/* Puts an entity's newest rows into the adapter; returns their number. */
+/* Puts the negatives of row n - 1, which is `row`, after it; returns n. */
 static int
-EncodeRows(Adapter *adapter, KeptRows *kept, AdaptedEntity *adapted)
+EncodeNegatives(Adapter *adapter, const KeptRow *row, const Bitmapset *taken,
+				Random *random, int n)
 {
 	const Encoder *encoder = &adapter->trained->interaction;
+	int			positive = n - 1;
+
+	for (int i = 0; i < adapter->negatives; i++)
+	{
+		int32		item = DrawItem(adapter->items, taken, false, random);
+
+		if (item == NO_ITEM)
+			break;
+		memcpy(adapter->codes, row->codes,
+			   sizeof(FeatureCode) * encoder->count);
+		adapter->lists.used = 0;
+		MoveCodes(encoder, adapter->codes, RowLists(row), &adapter->lists);
+		ItemCodes(adapter->items, item, adapter->codes, &adapter->lists);
+		adapter->label[n] = 0;
+		adapter->weight[n] = adapter->weight[positive];
+		adapter->same_time[n] = true;
+		adapter->sampled[n] = true;
+		adapter->offset[n] = Encode(encoder, adapter->codes,
+									adapter->lists.codes,
+									adapter->z + (Size) n * encoder->width);
+		n++;
+	}
+	return n;
+}
+
+/*
+ * Puts an entity's newest rows into the adapter, and their negatives; returns
+ * how many these are.
+ */
+static int
+EncodeRows(Adapter *adapter, const Datum *key, KeptRows *kept,
+		   AdaptedEntity *adapted)
+{
+	const Encoder *encoder = &adapter->trained->interaction;
+	uint64		hash = adapter->items ?
+		SourceKeyHash(&adapter->source, key) : 0;
+	int			n = 0;
 
 	KeepNewest(&adapter->form, kept);
 	for (int i = 0; i < kept->count; i++)
 	{
 		const KeptRow *row = kept->rows[i];
 
-		adapter->label[i] = row->label;
-		adapter->weight[i] = row->weight;
-		adapter->same_time[i] = i > 0 &&
+		adapter->label[n] = row->label;
+		adapter->weight[n] = row->weight;
+		adapter->same_time[n] = i > 0 &&
 			SourceSameTime(&adapter->source, row->time,
 						   adapted->adapted_through);
-		adapter->offset[i] = Encode(encoder, row->codes, RowLists(row),
-									adapter->z + (Size) i * encoder->width);
+		adapter->sampled[n] = false;
+		adapter->offset[n] = Encode(encoder, row->codes, RowLists(row),
+									adapter->z + (Size) n * encoder->width);
+		n++;
 		adapted->adapted_through = row->time;
+		if (adapter->items && row->label > 0.5f)
+		{
+			Random		random;
+
+			/* a row's place is the same however many newer ones there are */
+			NegativesSeed(&random, adapter->seed, hash, NEGATIVES_ADAPT,
+						  kept->interactions - kept->count + i);
+			n = EncodeNegatives(adapter, row, kept->taken, &random, n);
+		}
 	}
-	return kept->count;
+	return n;
 }
 
 void
@@ -675,7 +754,7 @@ AdaptKeptRows(Adapter *adapter, KeptRows *kept, const Datum *key,
 			  AdaptedEntity *adapted)
 {
 	adapted->interactions = kept->interactions;
-	AdaptOne(adapter, EncodeRows(adapter, kept, adapted), key, adapted);
+	AdaptOne(adapter, EncodeRows(adapter, key, kept, adapted), key, adapted);
 }
 
 /* Seconds since *start, which becomes now. */
@@ -774,6 +853,7 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
 
 	if (count == 0)
 		return;
+	AdapterReadItems(adapter, read_only);
 	INSTR_TIME_SET_CURRENT(lap);
 	MemoryContextReset(adapter->batch);
 	MemoryContextReset(adapter->part);
@@ -782,6 +862,10 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
 											 ALLOCSET_DEFAULT_SIZES);
 	rows.row = NewRow(&adapter->form);
 	KeepRowsOf(&rows, count);
+
+	/* items of rows that are dropped count, too: all of a part come together */
+	if (adapter->items && parts > 1)
+		SpillRows(&rows);
 	ReadRows(&rows, read_only);
 	adapter->reading_seconds += Lap(&lap);
 	MemoryContextSwitchTo(caller);

@@ -16,6 +16,7 @@
 
 #include "model/trained_network.h"
 #include "query/kept_rows.h"
+#include "query/negatives.h"
 #include "query/source.h"
 
 /* A network, the source of its rows, and room to work in. */
@@ -38,13 +39,21 @@ typedef struct Adapter
 	Size		kept_size;		/* memory for the rows of more than a part;
 								 * beyond it they wait on disk */
 
+	/* where the version was trained with negatives */
+	int			negatives;		/* per positive row, or 0 */
+	NegativeSampling sampling;
+	int			seed;
+	Items	   *items;			/* once they are needed */
+	FeatureCode *codes;			/* of a negative */
+
 	float	   *x;
-	float	   *z;				/* support_rows x dz, and so on */
+	float	   *z;				/* support rows and negatives x dz, and so on */
 	float	   *half;
 	float	   *label;
 	float	   *weight;
 	float	   *offset;
 	bool	   *same_time;
+	bool	   *sampled;
 	float	   *memory;			/* of adapt() */
 
 	/* what it has done so far */
@@ -106,6 +115,12 @@ typedef void (*AdaptedReceiver) (void *argument, int first, int count,
 extern void AdaptEntities(Adapter *adapter, int count, Datum **key,
 						  bool read_only, AdaptedReceiver receive,
 						  void *argument);
+
+/*
+ * Reads the items that negatives are drawn from, where there are negatives and
+ * nobody has read them before; AdaptEntities does it by itself.
+ */
+extern void AdapterReadItems(Adapter *adapter, bool read_only);
 
 /*
  * How many entities may be adapted at a time with about this much memory at

@@ -176,9 +176,11 @@ ReadBoth(Comparison *comparison, const ModelOptions *options)
 }
 
 static Assessment *
-NewAssessment(Loss loss)
+NewAssessment(const TrainingRows *rows)
 {
-	Assessment *assessment = AssessmentCreate(loss);
+	Assessment *assessment = AssessmentCreate(rows->options->loss);
+
+	AssessmentRank(assessment, rows->negatives, 0);
 
 	AssessmentAddAll(assessment);
 	AssessmentAddSupportSegments(assessment);
@@ -191,8 +193,7 @@ TestNetwork(const Comparison *comparison, const Arm *arm,
 			const TrainedNetwork *trained)
 {
 	ExampleStore *store = comparison->all.store;
-	Assessment *assessment = NewAssessment(trained->shape.loss);
-	float	   *scores = AssessmentScores(store);
+	Assessment *assessment = NewAssessment(&comparison->all);
 	int			diverged = 0;
 	Predictor	predictor;
 
@@ -206,7 +207,7 @@ TestNetwork(const Comparison *comparison, const Arm *arm,
 		if (parts.rows == parts.training)
 			continue;
 		examples = ExampleStoreRead(store, e);
-		if (!AssessEntity(assessment, &predictor, e, &examples, NULL, scores))
+		if (!AssessEntity(assessment, &predictor, e, &examples, NULL))
 			diverged++;
 	}
 	if (diverged > 0)
@@ -277,7 +278,7 @@ RunDampedMean(Comparison *comparison, Arm *arm)
 	DampedMeanFit(&mean, &comparison->first, &comparison->all);
 	arm->seconds += (GetCurrentTimestamp() - start) / 1e6;
 	arm->bytes = sizeof(float);
-	assessment = NewAssessment(comparison->all.options->loss);
+	assessment = NewAssessment(&comparison->all);
 	DampedMeanAssess(&mean, &comparison->all, assessment);
 	return assessment;
 }

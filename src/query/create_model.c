@@ -20,6 +20,7 @@
 #include "query/source.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/ruleutils.h"
 #include "utils/varlena.h"
@@ -99,6 +100,15 @@ CheckDeclaration(const Model *model, const ModelOptions *options,
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("features must name at least one column")));
+	if (model->label == NULL && options->items == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("label must not be null without the option \"items\""),
+				 errdetail("Where every row is a positive, negatives are drawn from the relation of candidates that this option names.")));
+	if (model->label == NULL && options->loss != LOSS_BINARY)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"loss\" must be \"binary\" where label is null")));
 	if (model->meta_features > 0 && !OidIsValid(model->entities))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -123,12 +133,42 @@ CheckDeclaration(const Model *model, const ModelOptions *options,
 	}
 
 	SourceInitDeclared(source, model, options->weight, &interaction, &entity);
+	if (options->items)
+	{
+		CheckRelation(ItemsRelation(options->items), "items");
+		SourceAddItems(source, options->items, options->item_key);
+	}
 	for (int f = 0; f < source->features; f++)
-		if (strcmp(source->feature[f].name, model->label) == 0)
+		if (model->label && strcmp(source->feature[f].name, model->label) == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("feature \"%s\" is the label", model->label),
 					 errdetail("A candidate's label is not known when it is scored.")));
+}
+
+/*
+ * Puts the qualified name of the items in the place of what was given: it is to
+ * mean the same relation on every search path.
+ */
+static void
+QualifyItems(Model *model, const ModelOptions *options)
+{
+	StringInfoData json;
+	Oid			relation;
+
+	if (options->items == NULL)
+		return;
+	relation = ItemsRelation(options->items);
+	initStringInfo(&json);
+	appendStringInfoString(&json, "{\"items\": ");
+	escape_json(&json,
+				quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
+										   get_rel_name(relation)));
+	appendStringInfoChar(&json, '}');
+	model->options = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat,
+														JsonbPGetDatum(model->options),
+														DirectFunctionCall1(jsonb_in,
+																			CStringGetDatum(json.data))));
 }
 
 /* Creates the embeddings table and returns it. */
@@ -206,7 +246,7 @@ limaml_create_model(PG_FUNCTION_ARGS)
 	Oid			type_schema = ExtensionSchema();
 
 	for (int a = 0; a < (int) lengthof(arguments); a++)
-		if (PG_ARGISNULL(a) && a != 6 && a != 8)
+		if (PG_ARGISNULL(a) && a != 3 && a != 6 && a != 8)
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("%s must not be null", arguments[a])));
@@ -217,7 +257,8 @@ limaml_create_model(PG_FUNCTION_ARGS)
 	model.owner = GetUserId();
 	model.interactions = PG_GETARG_OID(1);
 	model.key = NameArray(PG_GETARG_ARRAYTYPE_P(2), "entity_key", &model.keys);
-	model.label = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	model.label = PG_ARGISNULL(3) ? NULL :
+		text_to_cstring(PG_GETARG_TEXT_PP(3));
 	model.event_time = text_to_cstring(PG_GETARG_TEXT_PP(4));
 	model.feature = NameArray(PG_GETARG_ARRAYTYPE_P(5), "features",
 							  &model.features);
@@ -239,6 +280,7 @@ limaml_create_model(PG_FUNCTION_ARGS)
 		CheckRelation(model.entities, "entities");
 	CatalogOptions(&model, NULL, &options);
 	CheckDeclaration(&model, &options, &source);
+	QualifyItems(&model, &options);
 
 	if (PG_ARGISNULL(8))
 		table = makeRangeVar(NULL, makeObjectName(model.name, NULL,
@@ -282,6 +324,7 @@ limaml_set_options(PG_FUNCTION_ARGS)
 	model->options = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat,
 														JsonbPGetDatum(model->options),
 														JsonbPGetDatum(given)));
+	QualifyItems(model, &options);
 	EnterOwner(&scope, model);
 	if (options.staleness != before.staleness)
 	{

@@ -44,7 +44,7 @@ ItemFeature(const TrainingRows *rows)
 
 /* The row of the item's vocabulary, or -1 for an item that is not in it. */
 static int
-ItemOf(const DampedMean *mean, const TrainingRows *rows,
+ItemRow(const DampedMean *mean, const TrainingRows *rows,
 	   const Examples *examples, int i)
 {
 	int32		row;
@@ -54,6 +54,16 @@ ItemOf(const DampedMean *mean, const TrainingRows *rows,
 	row = ExampleCodes(examples, i)[mean->item].row;
 	return row <= rows->interaction.features[mean->item].vocabulary.count ?
 		row : -1;
+}
+
+/* An entity's rows that train, with their negatives. */
+static Examples
+TrainingOf(TrainingRows *rows, const Examples *examples)
+{
+	int			training = examples->parts.training;
+
+	return WithNegatives(rows->negatives, examples, 0, training, training,
+						 NEGATIVES_ADAPT);
 }
 
 /* Mean and items' deviations over the rows that train. */
@@ -73,12 +83,13 @@ Fit(DampedMean *mean, TrainingRows *rows)
 	for (int e = 0; e < entities; e++)
 	{
 		Examples	examples = ExampleStoreRead(rows->store, e);
+		Examples	training = TrainingOf(rows, &examples);
 
 		CHECK_FOR_INTERRUPTS();
-		for (int i = 0; i < examples.parts.training; i++)
+		for (int i = 0; i < training.parts.rows; i++)
 		{
-			const Interaction *row = ExampleRow(&examples, i);
-			int			item = ItemOf(mean, rows, &examples, i);
+			const Interaction *row = ExampleRow(&training, i);
+			int			item = ItemRow(mean, rows, &training, i);
 
 			weight += row->weight;
 			sum += (double) row->weight * row->label;
@@ -101,25 +112,26 @@ static double
 ItemMean(const DampedMean *mean, const TrainingRows *rows,
 		 const Examples *examples, int i)
 {
-	int			item = ItemOf(mean, rows, examples, i);
+	int			item = ItemRow(mean, rows, examples, i);
 
 	return mean->mean + (item < 0 ? 0 : mean->deviation[item]);
 }
 
 /* An entity's deviation over its rows that train. */
 static double
-EntityDeviation(const DampedMean *mean, const TrainingRows *rows,
+EntityDeviation(const DampedMean *mean, TrainingRows *rows,
 				const Examples *examples)
 {
+	Examples	training = TrainingOf(rows, examples);
 	double		weight = 0;
 	double		sum = 0;
 
-	for (int i = 0; i < examples->parts.training; i++)
+	for (int i = 0; i < training.parts.rows; i++)
 	{
-		const Interaction *row = ExampleRow(examples, i);
+		const Interaction *row = ExampleRow(&training, i);
 
 		weight += row->weight;
-		sum += row->weight * (row->label - ItemMean(mean, rows, examples, i));
+		sum += row->weight * (row->label - ItemMean(mean, rows, &training, i));
 	}
 	return sum / (weight + mean->entity_damping);
 }
@@ -144,16 +156,21 @@ ValidationLoss(const DampedMean *mean, TrainingRows *rows)
 	{
 		Examples	examples = ExampleStoreRead(rows->store, e);
 		double		deviation = EntityDeviation(mean, rows, &examples);
+		ExampleParts parts = examples.parts;
+		Examples	judges = WithNegatives(rows->negatives, &examples,
+										   parts.training,
+										   parts.learnable - parts.training,
+										   parts.learnable, NEGATIVES_JUDGE);
 
 		CHECK_FOR_INTERRUPTS();
-		for (int i = examples.parts.training; i < examples.parts.learnable; i++)
+		for (int i = 0; i < judges.parts.rows; i++)
 		{
-			const Interaction *row = ExampleRow(&examples, i);
+			const Interaction *row = ExampleRow(&judges, i);
 
 			weight += row->weight;
 			loss += row->weight *
 				loss_value(rows->options->loss,
-						   Score(rows, ItemMean(mean, rows, &examples, i) +
+						   Score(rows, ItemMean(mean, rows, &judges, i) +
 								 deviation), row->label);
 		}
 	}
@@ -194,6 +211,30 @@ DampedMeanFit(DampedMean *mean, TrainingRows *first, TrainingRows *all)
 	Fit(mean, all);
 }
 
+/* A mean and an entity's deviation, whose rows it scores. */
+typedef struct Scorer
+{
+	const DampedMean *mean;
+	const TrainingRows *rows;
+	double		deviation;
+} Scorer;
+
+static void
+ScoreByMeans(void *argument, const Examples *examples, int first, int n,
+			 float *adapted, float *prior)
+{
+	const Scorer *scorer = argument;
+
+	for (int i = 0; i < n; i++)
+	{
+		double		item = ItemMean(scorer->mean, scorer->rows, examples,
+									first + i);
+
+		adapted[i] = Score(scorer->rows, item + scorer->deviation);
+		prior[i] = Score(scorer->rows, item);
+	}
+}
+
 void
 DampedMeanAssess(const DampedMean *mean, TrainingRows *rows,
 				 Assessment *assessment)
@@ -202,19 +243,19 @@ DampedMeanAssess(const DampedMean *mean, TrainingRows *rows,
 	{
 		Examples	examples = ExampleStoreRead(rows->store, e);
 		int			training = examples.parts.training;
-		double		deviation = EntityDeviation(mean, rows, &examples);
-		int			segment = AssessmentSupportSegment(assessment, training);
+		Scorer		scorer = {mean, rows, EntityDeviation(mean, rows, &examples)};
+		TestedRows	tested = {
+			.entity = e,
+			.examples = &examples,
+			.first = training,
+			.n = examples.parts.rows - training,
+			.all = true,
+			.segment = AssessmentSupportSegment(assessment,
+												ExampleOlderRows(&examples,
+																 training))
+		};
 
 		CHECK_FOR_INTERRUPTS();
-		for (int i = training; i < examples.parts.rows; i++)
-		{
-			double		item = ItemMean(mean, rows, &examples, i);
-			float		adapted = Score(rows, item + deviation);
-			float		prior = Score(rows, item);
-			float		label = ExampleRow(&examples, i)->label;
-
-			AssessmentAdd(assessment, SEGMENT_ALL, e, adapted, prior, label);
-			AssessmentAdd(assessment, segment, e, adapted, prior, label);
-		}
+		AssessRows(assessment, &tested, ScoreByMeans, &scorer, true);
 	}
 }

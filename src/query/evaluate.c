@@ -149,11 +149,8 @@ ReadNetwork(Evaluation *evaluation)
 											 VARSIZE(file) - VARHDRSZ, false,
 											 CurrentMemoryContext);
 	pfree(file);
-	OptionsDefault(&evaluation->options);
-	OptionsApply(&evaluation->options,
-				 DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-													CStringGetDatum(evaluation->trained->options))),
-				 OPTIONS_OF_MODEL);
+	CatalogVersionOptions(model, evaluation->trained->options,
+						  &evaluation->options);
 	evaluation->options.loss = evaluation->trained->shape.loss;
 }
 
@@ -291,21 +288,18 @@ ReadRows(Evaluation *evaluation)
  */
 static void
 TestAfter(Evaluation *evaluation, Predictor *predictor, int e,
-		  const Examples *examples, int support, int first, int n,
-		  int segment, float *scores)
+		  const Examples *examples, int support, int first, int n, int segment)
 {
-	const float *prior = scores + n;
-	const float *adapted = scores;
+	TestedRows	tested = {
+		.entity = e,
+		.examples = examples,
+		.first = first,
+		.n = n,
+		.segment = segment
+	};
 
-	if (PredictorAdapt(predictor, examples, support) != 0)
-	{
+	if (!AssessAfter(evaluation->assessment, &tested, predictor, support))
 		evaluation->diverged++;
-		adapted = prior;
-	}
-	PredictorScore(predictor, examples, first, n, scores, scores + n);
-	for (int i = 0; i < n; i++)
-		AssessmentAdd(evaluation->assessment, segment, e, adapted[i],
-					  prior[i], ExampleRow(examples, first + i)->label);
 }
 
 /*
@@ -314,7 +308,7 @@ TestAfter(Evaluation *evaluation, Predictor *predictor, int e,
  */
 static void
 TestSupports(Evaluation *evaluation, Predictor *predictor, int e,
-			 const Examples *examples, float *scores)
+			 const Examples *examples)
 {
 	int			first = 0;
 	int			n;
@@ -329,7 +323,7 @@ TestSupports(Evaluation *evaluation, Predictor *predictor, int e,
 	{
 		int			k = evaluation->support[s];
 
-		TestAfter(evaluation, predictor, e, examples, k, first, n, s, scores);
+		TestAfter(evaluation, predictor, e, examples, k, first, n, s);
 	}
 }
 
@@ -339,7 +333,7 @@ TestSupports(Evaluation *evaluation, Predictor *predictor, int e,
  */
 static void
 TestLags(Evaluation *evaluation, Predictor *predictor, int e,
-		 const Examples *examples, const int *extra, float *scores)
+		 const Examples *examples, const int *extra)
 {
 	int			first = examples->parts.training;
 	int			n = examples->parts.rows - first;
@@ -357,10 +351,45 @@ TestLags(Evaluation *evaluation, Predictor *predictor, int e,
 				same++;
 			CHECK_FOR_INTERRUPTS();
 			TestAfter(evaluation, predictor, e, examples, there, first + i,
-					  same, l, scores);
+					  same, l);
 			i += same;
 		}
 	}
+}
+
+/*
+ * Has the positive rows ranked among the items, where there are any.  The
+ * number of scans is at least what one look at each tested row takes.
+ */
+static void
+RankRows(Evaluation *evaluation)
+{
+	Negatives  *negatives = evaluation->rows.negatives;
+	ExampleStore *store = evaluation->rows.store;
+	int64		entities = 0;
+	int64		rows = 0;
+	int64		scans;
+	int			every;
+
+	if (negatives == NULL)
+		return;
+	for (int e = 0; e < ExampleStoreEntities(store); e++)
+	{
+		ExampleParts parts = ExampleStoreParts(store, e);
+
+		entities++;
+		rows += evaluation->supports > 0 ? parts.rows :
+			parts.rows - parts.training;
+	}
+	scans = negatives->items->complete && evaluation->lags == 0 ?
+		entities : rows;
+	scans *= Max(evaluation->supports, Max(evaluation->lags, 1));
+	every = AssessmentRank(evaluation->assessment, negatives, Max(scans, 1));
+	if (every > 1)
+		ereport(NOTICE,
+				(errmsg("ranking among all %d items for one in %d of " INT64_FORMAT " entities",
+						negatives->items->count, every, entities),
+				 errdetail("The metrics \"hit_rate@10 (all)\" and \"ndcg@10 (all)\" are those of these entities.")));
 }
 
 static void
@@ -369,9 +398,9 @@ TestRows(Evaluation *evaluation)
 	ExampleStore *store = evaluation->rows.store;
 	int			per_row = (evaluation->segment ? 1 : 0) + evaluation->lags;
 	const int  *extra = evaluation->extra;
-	float	   *scores = AssessmentScores(store);
 	Predictor	predictor;
 
+	RankRows(evaluation);
 	PredictorInit(&predictor, evaluation->trained);
 	for (int e = 0; e < ExampleStoreEntities(store); e++)
 	{
@@ -382,16 +411,16 @@ TestRows(Evaluation *evaluation)
 		if (evaluation->supports > 0)
 		{
 			examples = ExampleStoreRead(store, e);
-			TestSupports(evaluation, &predictor, e, &examples, scores);
+			TestSupports(evaluation, &predictor, e, &examples);
 		}
 		else if (parts.rows > parts.training)
 		{
 			examples = ExampleStoreRead(store, e);
 			if (evaluation->lags > 0)
-				TestLags(evaluation, &predictor, e, &examples, extra, scores);
+				TestLags(evaluation, &predictor, e, &examples, extra);
 			else if (!AssessEntity(evaluation->assessment, &predictor, e,
 								   &examples,
-								   evaluation->segment ? extra : NULL, scores))
+								   evaluation->segment ? extra : NULL))
 				evaluation->diverged++;
 		}
 		extra += (Size) per_row * (parts.rows - parts.training);

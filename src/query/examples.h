@@ -28,6 +28,7 @@ typedef struct ExampleParts
 	int			training;		/* rows before this train */
 	int			learnable;		/* and before this validate */
 	int			rows;
+	uint64		hash;			/* of the entity's key */
 } ExampleParts;
 
 /* One entity's rows, valid until the next read. */
@@ -69,6 +70,18 @@ ExampleOlderRows(const Examples *examples, int i)
 	while (i > 0 && i < examples->parts.rows && ExampleRow(examples, i)->same_time)
 		i--;
 	return i;
+}
+
+/* Of the first n rows the first of the newest ones, so many without negatives. */
+static inline int
+ExampleNewestRows(const Examples *examples, int n, int most)
+{
+	int			first = n;
+
+	while (first > 0 && most > 0)
+		if (!ExampleRow(examples, --first)->sampled)
+			most--;
+	return first;
 }
 
 extern ExampleStore *ExampleStoreCreate(int features, int meta_features);

@@ -104,7 +104,10 @@ KeptRowsSize(const RowForm *form)
 KeptRow *
 NewRow(const RowForm *form)
 {
-	return palloc0(KeptRowSize(form));
+	KeptRow    *row = palloc0(KeptRowSize(form));
+
+	row->item = NO_ITEM;
+	return row;
 }
 
 void
@@ -241,19 +244,19 @@ KeepRow(const RowForm *form, KeptRows *kept, const KeptRow *row)
 {
 	KeptRow    *copy = NextRow(form, kept);
 
+	MemoryContext old = MemoryContextSwitchTo(form->copies);
+
 	memcpy(copy, row, KeptRowSize(form));
 	if (!form->event_time->by_value)
-	{
-		MemoryContext old = MemoryContextSwitchTo(form->copies);
-
 		copy->time = datumCopy(row->time, false, form->event_time->length);
-		MemoryContextSwitchTo(old);
-	}
 	if (row->lists)
 	{
-		copy->lists = MemoryContextAllocHuge(form->copies, KeptListsSize(row));
+		copy->lists = palloc_extended(KeptListsSize(row), MCXT_ALLOC_HUGE);
 		memcpy(copy->lists, row->lists, KeptListsSize(row));
 	}
+	if (row->item != NO_ITEM)
+		kept->taken = bms_add_member(kept->taken, row->item);
+	MemoryContextSwitchTo(old);
 	kept->interactions++;
 }
 

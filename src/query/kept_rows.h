@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "lib/stringinfo.h"
+#include "nodes/bitmapset.h"
 #include "utils/sortsupport.h"
 
 #include "model/trained_network.h"
@@ -27,6 +28,8 @@ typedef struct KeptRow
 	FeatureCode *lists;			/* of codes: how many more codes they are, and
 								 * those; a copy, or NULL */
 	uint64		hash;			/* among rows of one time, once they are in order */
+	int32		item;			/* of those that negatives are drawn from, or
+								 * NO_ITEM */
 
 	/*
 	 * What the network sees of it, as bytes that are alike where it is: there
@@ -47,6 +50,7 @@ typedef struct KeptRows
 	int			count;
 	int			room;
 	int64		interactions;	/* all that were seen */
+	Bitmapset  *taken;			/* items of all that were seen */
 } KeptRows;
 
 /* What rows of a network and a source are like, and where they are kept. */
@@ -71,7 +75,7 @@ extern Size KeptListsSize(const KeptRow *row);
 /* About how many bytes an entity's rows may take. */
 extern Size KeptRowsSize(const RowForm *form);
 
-/* Room for a row, in the current memory context; all of it zero. */
+/* Room for a row, in the current memory context; all of it zero, and no item. */
 extern KeptRow *NewRow(const RowForm *form);
 
 /* The row's lists of codes as they are kept, in the current memory context. */

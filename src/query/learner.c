@@ -70,7 +70,8 @@ typedef struct TableGradient
 
 struct Learner
 {
-	const ModelOptions *options;
+	ModelOptions settled;
+	const ModelOptions *options;	/* these */
 	TrainedNetwork *trained;
 	TrainingRows *rows;
 	int64		batches;		/* per epoch */
@@ -399,27 +400,48 @@ Repack(Learner *learner)
 	TrainedNetworkRepack(trained);
 }
 
-/* Adds a row as it is, but for categories that drop out. */
+/* Lets categories of a row drop out. */
 static void
-AddRow(Learner *learner, Batch *batch, const Examples *examples, int i,
-	   Random *dropout)
+DropOut(const Learner *learner, char *row, Random *dropout)
 {
 	const Encoder *encoder = &learner->trained->interaction;
-	Size		size = examples->row_size;
-	char	   *row = batch->row + size * batch->head->rows++;
 	FeatureCode *codes = (FeatureCode *) (row + sizeof(Interaction));
 
-	memcpy(row, ExampleRow(examples, i), size);
-	if (dropout && learner->options->category_dropout > 0)
-		for (int f = 0; f < encoder->count; f++)
-		{
-			const Vocabulary *v = &encoder->features[f].vocabulary;
+	if (learner->options->category_dropout == 0)
+		return;
+	for (int f = 0; f < encoder->count; f++)
+	{
+		const Vocabulary *v = &encoder->features[f].vocabulary;
 
-			if (HasTable(&encoder->features[f]) &&
-				random_uniform(dropout) < learner->options->category_dropout)
-				codes[f].row = 1 + v->count + random_below(dropout, v->outside);
-		}
-	MoveCodes(encoder, codes, examples->lists, &batch->lists);
+		if (HasTable(&encoder->features[f]) &&
+			random_uniform(dropout) < learner->options->category_dropout)
+			codes[f].row = 1 + v->count + random_below(dropout, v->outside);
+	}
+}
+
+/*
+ * Adds a row and its negatives, none of which is taken; without chance (NULL)
+ * the row alone, as it is.
+ */
+static void
+AddRow(Learner *learner, Batch *batch, const Examples *examples, int i,
+	   const Bitmapset *taken, Random *random)
+{
+	const Negatives *negatives = learner->rows->negatives;
+	Size		size = examples->row_size;
+	char	   *row = batch->row + size * batch->head->rows;
+	int			rows = 1;
+
+	memcpy(row, ExampleRow(examples, i), size);
+	MoveCodes(&learner->trained->interaction,
+			  (FeatureCode *) (row + sizeof(Interaction)), examples->lists,
+			  &batch->lists);
+	if (random && negatives)
+		rows += AddNegatives(negatives, taken, random, row, size,
+							 &batch->lists);
+	for (int r = 0; random && r < rows; r++)
+		DropOut(learner, row + r * size, random);
+	batch->head->rows += rows;
 }
 
 /*
@@ -509,6 +531,8 @@ AddTask(Learner *learner, Batch *batch, int number)
 	Examples	examples = ExampleStoreRead(learner->rows->store, e);
 	int			rows[MOST_ENTITY_ROWS];
 	bool		is_support[MOST_ENTITY_ROWS];
+	Bitmapset  *taken = NULL;	/* items of all rows, and */
+	Bitmapset  *adapting = NULL;	/* of those that adapt */
 	BatchTask  *task;
 	int			support = 0;
 	int			passed = 0;
@@ -522,20 +546,36 @@ AddTask(Learner *learner, Batch *batch, int number)
 		support += is_support[i];
 	if (support == n)
 		return;
+	if (TrainingRowsNegatives(learner->rows) > 0)
+	{
+		taken = TakenItems(&examples, examples.parts.training);
+		for (int i = 0; i < n; i++)
+		{
+			int32		item = ExampleRow(&examples, rows[i])->item;
+
+			if (is_support[i] && item != NO_ITEM)
+				adapting = bms_add_member(adapting, item);
+		}
+	}
 
 	/* of the support rows only the newest adapt, as when serving */
 	task = BeginTask(learner, batch, e, &examples);
 	for (int i = 0; i < n; i++)
 		if (is_support[i] && ++passed > support - options->support_rows)
-			AddRow(learner, batch, &examples, rows[i], &random);
+			AddRow(learner, batch, &examples, rows[i], adapting, &random);
 	task->support = batch->head->rows - task->first;
 	for (int i = 0; i < n; i++)
 		if (!is_support[i])
 		{
-			AddRow(learner, batch, &examples, rows[i], &random);
-			batch->head->weight += ExampleRow(&examples, rows[i])->weight;
+			int			before = batch->head->rows;
+
+			AddRow(learner, batch, &examples, rows[i], taken, &random);
+			batch->head->weight += (batch->head->rows - before) *
+				ExampleRow(&examples, rows[i])->weight;
 		}
 	task->query = batch->head->rows - task->first - task->support;
+	bms_free(taken);
+	bms_free(adapting);
 }
 
 /* Hands the gradient of encodings on to the tables they were made of. */
@@ -638,6 +678,7 @@ BatchRows(Learner *learner, const int *parts, int count)
 						 ExampleStoreParts(learner->rows->store, e).training,
 						 &random, taken);
 	}
+	rows = RowsWithNegatives(learner->rows->negatives, rows);
 	CheckBatchRows(rows, count / learner->parts);
 	return (int) rows;
 }
@@ -744,18 +785,25 @@ static void
 AddValidation(Learner *learner, Batch *batch, int e)
 {
 	BatchTask	wanted = ValidationTask(learner, e);
+	Negatives  *negatives = learner->rows->negatives;
 	Examples	examples = ExampleStoreRead(learner->rows->store, e);
+	Examples	with;
 	BatchTask  *task;
 
 	if (wanted.query == 0)
 		return;
 	task = BeginTask(learner, batch, e, &examples);
-	task->support = wanted.support;
-	task->query = wanted.query;
-	for (int i = 0; i < wanted.support; i++)
-		AddRow(learner, batch, &examples, wanted.first + i, NULL);
-	for (int i = 0; i < wanted.query; i++)
-		AddRow(learner, batch, &examples, examples.parts.training + i, NULL);
+	with = WithNegatives(negatives, &examples, wanted.first, wanted.support,
+						 wanted.first + wanted.support, NEGATIVES_ADAPT);
+	task->support = with.parts.rows;
+	for (int i = 0; i < with.parts.rows; i++)
+		AddRow(learner, batch, &with, i, NULL, NULL);
+	with = WithNegatives(negatives, &examples, examples.parts.training,
+						 wanted.query, examples.parts.learnable,
+						 NEGATIVES_JUDGE);
+	task->query = with.parts.rows;
+	for (int i = 0; i < with.parts.rows; i++)
+		AddRow(learner, batch, &with, i, NULL, NULL);
 }
 
 /* What has been scored, in the order of the store. */
@@ -807,6 +855,7 @@ ValidateBatch(Learner *learner, int first, int end, Validation *validation)
 
 		rows += task.support + task.query;
 	}
+	rows = RowsWithNegatives(learner->rows->negatives, rows);
 	CheckBatchRows(rows, end - first);
 	batch = TrainingWorkersBatch(learner->workers, (int) rows);
 	for (int e = first; e < end; e++)
@@ -824,7 +873,8 @@ static void
 Validate(Learner *learner, EpochRecord *record)
 {
 	ExampleStore *store = learner->rows->store;
-	Size		rows = ExampleStoreValidationRows(store);
+	Size		rows = RowsWithNegatives(learner->rows->negatives,
+										 ExampleStoreValidationRows(store));
 	int			entities = ExampleStoreEntities(store);
 	Validation	validation = {0};
 
@@ -857,7 +907,9 @@ LearnerCreate(const ModelOptions *options, TrainedNetwork *trained,
 {
 	Learner    *learner = palloc0(sizeof(Learner));
 
-	learner->options = options;
+	learner->settled = *options;
+	OptionsSettle(&learner->settled, TrainingRowsNegatives(rows));
+	learner->options = options = &learner->settled;
 	learner->trained = trained;
 	learner->rows = rows;
 	trained->context = CurrentMemoryContext;
@@ -877,7 +929,8 @@ void
 LearnerBegin(Learner *learner, int epochs)
 {
 	const NetworkShape *shape = &learner->trained->shape;
-	double		products = (double) learner->rows->training_rows * epochs *
+	double		products = (double) learner->rows->training_rows *
+		(1 + TrainingRowsNegatives(learner->rows)) * epochs *
 		network_parameter_count(shape) * (shape->steps + 1);
 	int			workers = products < FEWEST_SHARED_PRODUCTS ? 0 :
 		Min(max_parallel_maintenance_workers, learner->plan.most_shares - 1);

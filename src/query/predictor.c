@@ -31,35 +31,63 @@ AdaptingPart(const TrainedNetwork *trained)
 		MAML_FULL;
 }
 
-void
-PredictorInit(Predictor *predictor, const TrainedNetwork *trained)
+/* Makes room for so many rows at a time. */
+static void
+Reserve(Predictor *predictor, int rows)
 {
+	const TrainedNetwork *trained = predictor->trained;
 	const NetworkShape *shape = &trained->shape;
-	int			rows = Max(trained->support_rows, SCORE_ROWS);
-	Size		adapting = adapt_size(shape, trained->support_rows);
-	Size		scoring = network_score_size(shape, SCORE_ROWS);
+	Size		adapting = adapt_size(shape, rows);
+	MemoryContext old;
 
-	memset(predictor, 0, sizeof(*predictor));
-	if (KEEPS_NETWORKS(trained->personalization))
+	if (rows <= predictor->room)
+		return;
+	if (predictor->room > 0)
 	{
-		predictor->parameters = Numbers(network_parameter_count(shape), 1);
-		adapting = Max(adapting,
-					   maml_adapt_size(shape, trained->support_rows));
-		scoring = Max(scoring, maml_score_size(shape, SCORE_ROWS));
+		pfree(predictor->z);
+		pfree(predictor->half);
+		pfree(predictor->label);
+		pfree(predictor->weight);
+		pfree(predictor->offset);
+		pfree(predictor->same_time);
+		pfree(predictor->sampled);
+		pfree(predictor->adapting);
 	}
-	predictor->trained = trained;
-	predictor->x = Numbers(trained->entity.width, 1);
-	predictor->embedding = Numbers(network_embedding_size(shape), 1);
-	predictor->prior = Numbers(network_embedding_size(shape), 1);
+	if (KEEPS_NETWORKS(trained->personalization))
+		adapting = Max(adapting, maml_adapt_size(shape, rows));
+	old = MemoryContextSwitchTo(predictor->context);
+	predictor->room = rows;
 	predictor->z = Numbers(rows, trained->interaction.width);
 	predictor->half = Numbers(rows, network_half_size(shape));
 	predictor->label = Numbers(rows, 1);
 	predictor->weight = Numbers(rows, 1);
 	predictor->offset = Numbers(rows, 1);
 	predictor->same_time = palloc(rows);
+	predictor->sampled = palloc(rows);
 	predictor->adapting = Numbers(adapting, 1);
+	MemoryContextSwitchTo(old);
+}
+
+void
+PredictorInit(Predictor *predictor, const TrainedNetwork *trained)
+{
+	const NetworkShape *shape = &trained->shape;
+	Size		scoring = network_score_size(shape, SCORE_ROWS);
+
+	memset(predictor, 0, sizeof(*predictor));
+	predictor->context = CurrentMemoryContext;
+	if (KEEPS_NETWORKS(trained->personalization))
+	{
+		predictor->parameters = Numbers(network_parameter_count(shape), 1);
+		scoring = Max(scoring, maml_score_size(shape, SCORE_ROWS));
+	}
+	predictor->trained = trained;
+	predictor->x = Numbers(trained->entity.width, 1);
+	predictor->embedding = Numbers(network_embedding_size(shape), 1);
+	predictor->prior = Numbers(network_embedding_size(shape), 1);
 	predictor->scoring = Numbers(scoring, 1);
 	predictor->entity = Numbers(network_entity_size(shape), 1);
+	Reserve(predictor, Max(trained->support_rows, SCORE_ROWS));
 }
 
 void
@@ -102,6 +130,7 @@ EncodeRows(Predictor *predictor, const Examples *examples, int first, int n,
 		predictor->label[i] = row->label;
 		predictor->weight[i] = row->weight;
 		predictor->same_time[i] = i > 0 && row->same_time;
+		predictor->sampled[i] = row->sampled;
 	}
 	network_candidate_half(&predictor->trained->network, n, predictor->z,
 						   encoder->width, predictor->half);
@@ -113,13 +142,14 @@ int
 PredictorAdapt(Predictor *predictor, const Examples *examples, int n)
 {
 	const TrainedNetwork *trained = predictor->trained;
-	int			first = Max(n - trained->support_rows, 0);
+	int			first = ExampleNewestRows(examples, n, trained->support_rows);
 
 	n -= first;
+	Reserve(predictor, n);
 	EncodeRows(predictor, examples, first, n, false);
 	if (trained->recency > 0)
 		recency_weights(n, trained->recency, predictor->same_time,
-						predictor->weight);
+						predictor->sampled, predictor->weight);
 	if (KEEPS_NETWORKS(trained->personalization))
 	{
 		MamlRows	rows = {

@@ -16,6 +16,7 @@
 
 typedef struct Predictor
 {
+	MemoryContext context;		/* in which it was set up */
 	const TrainedNetwork *trained;
 	float	   *x;
 	float	   *embedding;		/* adapted, or */
@@ -23,12 +24,14 @@ typedef struct Predictor
 	float	   *prior;			/* the embedding of no rows */
 
 	/* rows at work */
+	int			room;			/* rows that there is room for */
 	float	   *z;
 	float	   *half;
 	float	   *label;
 	float	   *weight;
 	float	   *offset;
 	bool	   *same_time;
+	bool	   *sampled;
 	float	   *adapting;		/* memory of adapting and */
 	float	   *scoring;		/* of scoring */
 	float	   *entity;			/* network_entity of what is scored */
@@ -42,7 +45,7 @@ extern void PredictorEntity(Predictor *predictor, const Examples *examples);
 
 /*
  * Adapts to the entity's first n rows, of which the newest count as many as
- * when serving.  Returns 0, or the step after which the inner loop had
+ * when serving, and their negatives.  Returns 0, or the step after which the inner loop had
  * diverged.
  */
 extern int	PredictorAdapt(Predictor *predictor, const Examples *examples,

@@ -13,8 +13,12 @@
 
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/sysattr.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_constraint.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "nodes/value.h"
@@ -29,6 +33,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
+#include "utils/varlena.h"
 
 static bool
 IsNullable(Oid relation, AttrNumber number)
@@ -205,6 +210,20 @@ InitReaders(Source *source)
 						format_type_be(source->weight.type))));
 }
 
+/* The label; where a model has none every row is one that happened. */
+static void
+FindLabel(Source *source, const Model *model)
+{
+	if (model->label == NULL)
+	{
+		source->label.type = BOOLOID;
+		get_typlenbyval(BOOLOID, &source->label.length,
+						&source->label.by_value);
+	}
+	else
+		source->label = FindColumn(model->interactions, model->label);
+}
+
 void
 SourceInit(Source *source, const Model *model, int features,
 		   char *const *feature, int meta_features, char *const *meta_feature,
@@ -218,7 +237,7 @@ SourceInit(Source *source, const Model *model, int features,
 	source->key_indexed = KeyIsIndexed(model);
 	source->key_has_places = KeyHasPlaces(&source->key);
 	source->event_time = FindColumn(model->interactions, model->event_time);
-	source->label = FindColumn(model->interactions, model->label);
+	FindLabel(source, model);
 	if (weight)
 		source->weight = FindColumn(model->interactions, weight);
 	CheckEventTime(source);
@@ -320,6 +339,132 @@ SourceInitDeclared(Source *source, const Model *model, const char *weight,
 			   meta_names, weight);
 }
 
+Oid
+ItemsRelation(const char *name)
+{
+	List	   *names = textToQualifiedNameList(cstring_to_text(name));
+	Oid			relation = RangeVarGetRelid(makeRangeVarFromNameList(names),
+											NoLock, true);
+
+	if (!OidIsValid(relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation %s of the option \"items\" does not exist",
+						name),
+				 errhint("limaml_set_options(model, '{\"items\": \"...\"}') names another.")));
+	return relation;
+}
+
+/* The only column of a relation's primary key. */
+static char *
+PrimaryKeyColumn(Oid relation)
+{
+	Oid			constraint;
+	Bitmapset  *columns = get_primary_key_attnos(relation, false, &constraint);
+
+	if (bms_membership(columns) != BMS_SINGLETON)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("items relation \"%s\" has no primary key of a single column",
+						get_rel_name(relation)),
+				 errhint("Name the column that tells items apart with the option \"item_key\".")));
+	return get_attname(relation, bms_singleton_member(columns) +
+					   FirstLowInvalidHeapAttributeNumber, false);
+}
+
+/* Whether columns of these types may hold the same values. */
+static bool
+AreAlike(Oid a, Oid b)
+{
+	char		category_a;
+	char		category_b;
+	bool		preferred;
+
+	if (getBaseType(a) == getBaseType(b) ||
+		(CategoryIsInteger(a) && CategoryIsInteger(b)))
+		return true;
+	get_type_category_preferred(getBaseType(a), &category_a, &preferred);
+	get_type_category_preferred(getBaseType(b), &category_b, &preferred);
+	return category_a == TYPCATEGORY_STRING && category_b == TYPCATEGORY_STRING;
+}
+
+/* The key of the items, in their relation and in the interactions. */
+static void
+FindItemKey(Source *source, const char *key)
+{
+	Oid			interactions = source->model->interactions;
+	ColumnReader reader;
+
+	source->items_key = FindColumn(source->items, key);
+	if (get_attnum(interactions, key) <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\" does not exist",
+						key, get_rel_name(interactions)),
+				 errdetail("It is to say which row of the items relation %s an interaction is with.",
+						   source->items_name),
+				 errhint("Give it the name of the items' key in a view.")));
+	source->item = FindColumn(interactions, key);
+	if (!CategoryReaderInit(&reader, CategoryIsInteger(source->items_key.type),
+							source->items_key.type))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" of type %s cannot be the key of the items",
+						key, format_type_be(source->items_key.type)),
+				 errhint("A key is a number, a text, a uuid or another single value.")));
+	if (!AreAlike(source->item.type, source->items_key.type))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("item key \"%s\" is of type %s in relation %s and of type %s in relation %s",
+						key, format_type_be(source->item.type),
+						source->interactions,
+						format_type_be(source->items_key.type),
+						source->items_name)));
+}
+
+void
+SourceAddItems(Source *source, const char *items, const char *key)
+{
+	ColumnReader reader;
+
+	source->items = ItemsRelation(items);
+	source->items_name =
+		quote_qualified_identifier(get_namespace_name(get_rel_namespace(source->items)),
+								   get_rel_name(source->items));
+	FindItemKey(source, key ? key : PrimaryKeyColumn(source->items));
+
+	source->item_feature = palloc(sizeof(int) * Max(source->features, 1));
+	source->items_column = palloc(sizeof(SourceColumn) *
+								  Max(source->features, 1));
+	for (int f = 0; f < source->features; f++)
+	{
+		const char *name = source->feature[f].name;
+
+		SourceColumn column;
+
+		if (get_attnum(source->items, name) <= 0)
+			continue;
+		column = FindColumn(source->items, name);
+		if (!AreAlike(source->feature[f].type, column.type) &&
+			!(NumberReaderInit(&reader, source->feature[f].type) &&
+			  NumberReaderInit(&reader, column.type)))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("feature \"%s\" is of type %s in relation %s and of type %s in relation %s",
+							name, format_type_be(source->feature[f].type),
+							source->interactions, format_type_be(column.type),
+							source->items_name)));
+		source->items_column[source->item_features] = column;
+		source->item_feature[source->item_features++] = f;
+	}
+	if (source->item_features == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("items relation %s has no column of the features",
+						source->items_name),
+				 errdetail("A negative has the features of its item, and those that the relation lacks of the row that it goes with.")));
+}
+
 /*
  * The columns a row of interactions has beside its key, from alias i, as c1
  * and so on: one column may serve twice.
@@ -334,9 +479,14 @@ AppendRowColumns(StringInfo sql, const Source *source)
 					 ++count)
 
 	APPEND_COLUMN(source->event_time);
-	APPEND_COLUMN(source->label);
+	if (source->label.name)
+		APPEND_COLUMN(source->label);
+	else
+		appendStringInfo(sql, ", true AS c%d", ++count);
 	if (source->weight.name)
 		APPEND_COLUMN(source->weight);
+	if (source->item.name)
+		APPEND_COLUMN(source->item);
 	for (int f = 0; f < source->features; f++)
 		APPEND_COLUMN(source->feature[f]);
 #undef APPEND_COLUMN
@@ -373,9 +523,12 @@ AppendRowOrder(StringInfo sql, const Source *source)
 	SourceColumn columns[3];
 	int			fixed = 0;
 
-	columns[fixed++] = source->label;
+	if (source->label.name)
+		columns[fixed++] = source->label;
 	if (source->weight.name)
 		columns[fixed++] = source->weight;
+	if (source->item.name)
+		columns[fixed++] = source->item;
 
 	appendStringInfo(sql, "i.%s, pg_catalog.hash_record_extended(ROW(",
 					 quote_identifier(source->event_time.name));
@@ -478,9 +631,12 @@ AppendColumnsOnce(StringInfo sql, const Source *source)
 		appendStringInfoString(sql, ", ");
 	}
 	names = list_append_unique(names, makeString(source->event_time.name));
-	names = list_append_unique(names, makeString(source->label.name));
+	if (source->label.name)
+		names = list_append_unique(names, makeString(source->label.name));
 	if (source->weight.name)
 		names = list_append_unique(names, makeString(source->weight.name));
+	if (source->item.name)
+		names = list_append_unique(names, makeString(source->item.name));
 	for (int f = 0; f < source->features; f++)
 		names = list_append_unique(names, makeString(source->feature[f].name));
 	names = list_difference(names, keys);
@@ -507,9 +663,11 @@ AppendTestedBranch(StringInfo sql, const Source *source,
 		appendStringInfo(sql, " AND i.%s IS NOT NULL",
 						 quote_identifier(source->key.columns[k].name));
 	if (is_tested && tested->relation)
-		appendStringInfo(sql, " AND i.%s IS NOT NULL AND i.%s IS NOT NULL",
-						 quote_identifier(source->label.name),
+		appendStringInfo(sql, " AND i.%s IS NOT NULL",
 						 quote_identifier(source->event_time.name));
+	if (is_tested && tested->relation && source->label.name)
+		appendStringInfo(sql, " AND i.%s IS NOT NULL",
+						 quote_identifier(source->label.name));
 	if (tested->relation && tested->strangers)
 	{
 		appendStringInfo(sql, " AND NOT EXISTS (SELECT FROM %s AS d WHERE ",
@@ -664,11 +822,15 @@ SourceTestedRelation(const Source *source, Oid relation)
 						  source->key.columns[k].type);
 	CheckTestedColumn(source, relation, source->event_time.name,
 					  source->event_time.type);
-	CheckTestedColumn(source, relation, source->label.name,
-					  source->label.type);
+	if (source->label.name)
+		CheckTestedColumn(source, relation, source->label.name,
+						  source->label.type);
 	if (source->weight.name)
 		CheckTestedColumn(source, relation, source->weight.name,
 						  source->weight.type);
+	if (source->item.name)
+		CheckTestedColumn(source, relation, source->item.name,
+						  source->item.type);
 	for (int f = 0; f < source->features; f++)
 		CheckTestedColumn(source, relation, source->feature[f].name,
 						  source->feature[f].type);
@@ -832,6 +994,23 @@ SourceEntitiesQuery(const Source *source)
 	AppendGivenKeys(&sql, source);
 	appendStringInfo(&sql, " JOIN %s AS e ON ", source->entities);
 	AppendKeyEquality(&sql, &source->key, source->entities_equality, "e", "k");
+	return sql.data;
+}
+
+char *
+SourceItemsQuery(const Source *source)
+{
+	const char *key = quote_identifier(source->items_key.name);
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT i.%s AS c0", key);
+	for (int f = 0; f < source->item_features; f++)
+		appendStringInfo(&sql, ", i.%s AS c%d",
+						 quote_identifier(source->items_column[f].name),
+						 f + 1);
+	appendStringInfo(&sql, " FROM %s AS i WHERE i.%s IS NOT NULL",
+					 source->items_name, key);
 	return sql.data;
 }
 
@@ -1129,6 +1308,8 @@ SourceCheckRow(const Source *source, TupleDesc desc, int first)
 	CheckColumn(source, desc, first++, &source->label);
 	if (source->weight.name)
 		CheckColumn(source, desc, first++, &source->weight);
+	if (source->item.name)
+		CheckColumn(source, desc, first++, &source->item);
 	for (int f = 0; f < source->features; f++)
 		CheckColumn(source, desc, first++, &source->feature[f]);
 }
@@ -1138,6 +1319,51 @@ SourceCheckEntity(const Source *source, TupleDesc desc, int first)
 {
 	for (int f = 0; f < source->meta_features; f++)
 		CheckColumn(source, desc, first++, &source->meta_feature[f]);
+}
+
+void
+SourceCheckItem(const Source *source, TupleDesc desc)
+{
+	CheckColumn(source, desc, 1, &source->items_key);
+	for (int f = 0; f < source->item_features; f++)
+		CheckColumn(source, desc, 2 + f, &source->items_column[f]);
+}
+
+/* As hash_record_extended does it, over AppendHashedKey. */
+uint64
+SourceKeyHash(const Source *source, const Datum *key)
+{
+	uint64		hash = 0;
+
+	for (int k = 0; k < source->key.count; k++)
+	{
+		const KeyColumn *column = &source->key.columns[k];
+		Datum		one;
+
+		if (HasStableHash(column->type))
+		{
+			TypeCacheEntry *cached =
+				lookup_type_cache(column->type,
+								  TYPECACHE_HASH_EXTENDED_PROC_FINFO);
+
+			one = FunctionCall2Coll(&cached->hash_extended_proc_finfo,
+									column->collation, key[k],
+									Int64GetDatum(0));
+		}
+		else
+		{
+			Oid			output;
+			bool		varlena;
+
+			getTypeOutputInfo(column->type, &output, &varlena);
+			one = DirectFunctionCall2Coll(hashtextextended,
+										  DEFAULT_COLLATION_OID,
+										  CStringGetTextDatum(OidOutputFunctionCall(output, key[k])),
+										  Int64GetDatum(0));
+		}
+		hash = (hash << 5) - hash + DatumGetUInt64(one);
+	}
+	return hash;
 }
 
 bool
@@ -1157,7 +1383,7 @@ Interaction
 SourceReadInteraction(const Source *source, Loss loss, const Datum *values,
 					  const bool *isnull, const Datum *key)
 {
-	Interaction interaction = {.weight = 1};
+	Interaction interaction = {.weight = 1,.item = NO_ITEM};
 	double		label = ReadNumber(&source->label_reader, values[0], isnull[0]);
 
 	if (loss == LOSS_BINARY && label != 0 && label != 1)

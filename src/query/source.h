@@ -45,16 +45,39 @@ typedef struct Source
 	bool		key_indexed;	/* by an index of the interactions */
 	bool		key_has_places; /* rows of a batch come with their key */
 	SourceColumn event_time;
-	SourceColumn label;
+	SourceColumn label;			/* name is NULL where there is none, and every
+								 * row a positive */
 	SourceColumn weight;		/* name is NULL where there is none */
+	SourceColumn item;			/* key of the items, the same */
 	int			features;
 	SourceColumn *feature;
 	int			meta_features;
 	SourceColumn *meta_feature;
 
+	/* what negatives are drawn from, where there is an item */
+	Oid			items;			/* relation */
+	char	   *items_name;		/* qualified and quoted */
+	SourceColumn items_key;
+	int			item_features;	/* that it has a column for */
+	int		   *item_feature;	/* which ones */
+	SourceColumn *items_column;
+
 	ColumnReader label_reader;
 	ColumnReader weight_reader;
 } Source;
+
+/* Where in a row the item is, and the first feature, counted from the label. */
+static inline int
+SourceItemAt(const Source *source)
+{
+	return source->weight.name ? 2 : 1;
+}
+
+static inline int
+SourceFeaturesAt(const Source *source)
+{
+	return SourceItemAt(source) + (source->item.name ? 1 : 0);
+}
 
 /* The column of a feature as declared, whether or not there is one. */
 extern char *FeatureName(Oid relation, const char *declared);
@@ -87,6 +110,17 @@ extern void SourceInitTime(Source *source, int features,
 extern void SourceInitLabel(Source *source, const char *label, Oid label_type,
 							const char *weight, Oid weight_type);
 
+/* The relation that the option `items` names; an error where there is none. */
+extern Oid	ItemsRelation(const char *name);
+
+/*
+ * Adds what negatives are drawn from to a source: this relation's columns of
+ * the features, and its key, which the interactions have under the same name.
+ * Where `key` is NULL it is the primary key.
+ */
+extern void SourceAddItems(Source *source, const char *items,
+						   const char *key);
+
 /* Rows that a network is evaluated on. */
 typedef struct SourceTested
 {
@@ -106,7 +140,7 @@ extern char *SourceTestedRelation(const Source *source, Oid relation);
 /*
  * Rows of all entities, by key and time:
  *		row's number in its entity from 1, number of the entity's rows, a hash
- *		of its key, key..., event time, label, weight?, features...,
+ *		of its key, key..., event time, label, weight?, item?, features...,
  *		meta features...
  * and of those that are tested (NULL: no more than that):
  *		how many of the entity's rows are tested, which are its last, or 0
@@ -128,7 +162,7 @@ extern char *SourceDuplicatesQuery(const Source *source);
  * The rows of given entities, in no order.  Parameters are an array of each
  * key column's values.
  *		the key, or where that has no places (key_places.h) its place in the
- *		arrays from 1, event time, label, weight?, features...
+ *		arrays from 1, event time, label, weight?, item?, features...
  */
 extern char *SourceBatchQuery(const Source *source);
 
@@ -145,6 +179,9 @@ extern char *SourceOneQuery(const Source *source);
 
 /* Their meta features: place, meta features...; entities may be missing. */
 extern char *SourceEntitiesQuery(const Source *source);
+
+/* All items that have a key, in no order: key, features that they have... */
+extern char *SourceItemsQuery(const Source *source);
 
 /* Which entities to adapt for a version. */
 typedef enum SourceList
@@ -173,24 +210,33 @@ typedef struct Interaction
 	float		label;
 	float		weight;
 	bool		same_time;		/* as the entity's row before */
+	bool		sampled;		/* it is a negative of the row before */
+	int32		item;			/* which one it is of, or NO_ITEM */
 } Interaction;
+
+#define NO_ITEM (-1)
 
 /*
  * Errors if the result of a query has other types than the source's columns
  * had when it was set up: somebody has altered the relation.  Event time,
- * label, weight and features begin at column `first`.
+ * label, weight, item and features begin at column `first`.
  */
 extern void SourceCheckRow(const Source *source, TupleDesc desc, int first);
 
-/* The same for meta features. */
+/* The same for meta features, and for a row of the items. */
 extern void SourceCheckEntity(const Source *source, TupleDesc desc, int first);
+extern void SourceCheckItem(const Source *source, TupleDesc desc);
+
+/* The hash of an entity's key that SourceRowsQuery has. */
+extern uint64 SourceKeyHash(const Source *source, const Datum *key);
 
 /* Whether two event times are one. */
 extern bool SourceSameTime(const Source *source, Datum a, Datum b);
 
 /*
- * Reads label and weight, with which values and isnull begin.  Errors name the
- * entity by its key, which may be NULL.
+ * Reads label and weight, with which values and isnull begin; which item it is
+ * of the caller is to find.  Errors name the entity by its key, which may be
+ * NULL.
  */
 extern Interaction SourceReadInteraction(const Source *source, Loss loss,
 										 const Datum *values,

@@ -85,6 +85,7 @@ TrainVersion(const Model *model, const ModelOptions *options,
 	TimestampTz start = GetCurrentTimestamp();
 	bool		with_id = options->personalization == PERSONALIZATION_ID;
 	ModelOptions first = *options;
+	ModelOptions second = *options;
 	RowSplit	split = {
 		.cold = options->validation_fraction > 0 ?
 		options->validation_entities : 0,
@@ -106,6 +107,7 @@ TrainVersion(const Model *model, const ModelOptions *options,
 	run = EnterRun();
 	TrainingRowsRead(&rows, model, &first, &split, with_id, true);
 	SayRows(&rows);
+	second.negatives = TrainingRowsNegatives(&rows);
 	first.validation_entities = rows.split.cold;
 	LearnEpochs(&first, &trained, &rows, true, log);
 	again = rows.validation_rows > 0 || rows.left_out > 0;
@@ -120,8 +122,8 @@ TrainVersion(const Model *model, const ModelOptions *options,
 	{
 		memset(&trained, 0, sizeof(trained));
 		run = EnterRun();
-		TrainingRowsRead(&rows, model, options, &all, with_id, false);
-		LearnAgain(options, &trained, &rows, log->epochs, true, log);
+		TrainingRowsRead(&rows, model, &second, &all, with_id, false);
+		LearnAgain(&second, &trained, &rows, log->epochs, true, log);
 		TakeNetwork(version, &trained, &rows, outside);
 		ExampleStoreFree(rows.store);
 		LeaveRun(run);

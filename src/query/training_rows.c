@@ -57,10 +57,11 @@ RowsLeft(int64 rows, double share, double chance)
  * are in no part, and their number is returned.
  */
 static int64
-PartRows(const RowSplit *split, int64 rows, uint64 hash, ExampleParts *parts)
+PartRows(const RowSplit *split, int most, int64 rows, uint64 hash,
+		 ExampleParts *parts)
 {
 	int			learnable = RowsLeft(rows, split->test, Chance(hash, 2));
-	int			dropped = Max(learnable - MOST_ENTITY_ROWS, 0);
+	int			dropped = Max(learnable - most, 0);
 
 	parts->rows = (int) (rows - dropped);
 	parts->learnable = learnable - dropped;
@@ -89,7 +90,7 @@ TrainingRowsScan(TrainingRows *training, const char *sql, bool tested,
 	MemoryContextSwitchTo(caller);
 	row.key_at = SOURCE_ROW_KEY;
 	label = row.key_at + keys + 1;
-	row.features_at = label + (source->weight.name ? 2 : 1);
+	row.features_at = label + SourceFeaturesAt(source);
 	row.extra_at = row.features_at + source->features + source->meta_features;
 	SourceCheckRow(source, portal->tupDesc, label);
 	SourceCheckEntity(source, portal->tupDesc,
@@ -129,6 +130,7 @@ TrainingRowsScan(TrainingRows *training, const char *sql, bool tested,
 					training->left_out++;
 				continue;
 			}
+			row.parts.hash = hash;
 			if (tested)
 			{
 				row.parts.rows = (int) rows;
@@ -137,7 +139,8 @@ TrainingRowsScan(TrainingRows *training, const char *sql, bool tested,
 				dropped = 0;
 			}
 			else
-				dropped = PartRows(&training->split, rows, hash, &row.parts);
+				dropped = PartRows(&training->split, training->most_rows,
+								   rows, hash, &row.parts);
 			if (number < dropped)
 				continue;
 			row.first = number == dropped;
@@ -147,6 +150,13 @@ TrainingRowsScan(TrainingRows *training, const char *sql, bool tested,
 													row.values + label,
 													row.isnull + label,
 													row.values + row.key_at);
+			if (training->negatives)
+			{
+				int			at = label + SourceItemAt(source);
+
+				row.interaction.item = ItemOf(training->negatives->items,
+											  row.values[at], row.isnull[at]);
+			}
 			time = row.values[label - 1];
 			row.interaction.same_time = !row.first &&
 				SourceSameTime(source, time, before);
@@ -464,6 +474,86 @@ TrainingRowsCheckEntities(const Source *source)
 					source->entities, KeyText(&source->key, key))));
 }
 
+/* An error where all training rows are of one class. */
+static void
+CheckClasses(const TrainingRows *training, int negatives)
+{
+	const Source *source = &training->source;
+	bool		positive = training->positives > 0;
+
+	if (training->options->loss != LOSS_BINARY ||
+		(positive && (training->positives < training->training_rows ||
+					  negatives > 0)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_EXCEPTION),
+			 source->label.name ?
+			 errmsg("label \"%s\" is %d in all " INT64_FORMAT " training rows",
+					source->label.name, positive ? 1 : 0,
+					training->training_rows) :
+			 errmsg("all " INT64_FORMAT " training rows are positives",
+					training->training_rows),
+			 !positive ?
+			 errhint("Learning to tell them apart takes rows of both classes.") :
+			 source->item.name ?
+			 errhint("Learning to tell them apart takes rows of both classes: set the option \"negatives\" to more than 0.") :
+			 errhint("Learning to tell them apart takes rows of both classes. Where a table holds only what happened, the option \"items\" names the relation of candidates that negatives are drawn from.")));
+}
+
+/* Negatives per positive row; where nobody says it depends on the labels. */
+static int
+ChooseNegatives(const TrainingRows *training)
+{
+	const ModelOptions *options = training->options;
+
+	if (options->negatives != OPTION_UNSET)
+		return options->negatives;
+	return options->items && options->loss == LOSS_BINARY &&
+		training->positives == training->training_rows ? DEFAULT_NEGATIVES : 0;
+}
+
+/* What negatives are drawn from, where the model has items. */
+static void
+PrepareItems(TrainingRows *training)
+{
+	const ModelOptions *options = training->options;
+	int			negatives = options->negatives != OPTION_UNSET ?
+		options->negatives : DEFAULT_NEGATIVES;
+
+	training->most_rows = MOST_ENTITY_ROWS;
+	if (options->items == NULL)
+		return;
+	SourceAddItems(&training->source, options->items, options->item_key);
+	training->most_rows = MOST_ENTITY_ROWS / (1 + negatives);
+}
+
+static void
+ReadItems(TrainingRows *training, int negatives)
+{
+	const ModelOptions *options = training->options;
+
+	if (options->items == NULL)
+		return;
+	training->negatives =
+		NegativesCreate(ItemsRead(&training->source, &training->interaction,
+								  negatives > 0 ? options->negative_sampling :
+								  SAMPLING_UNIFORM, true),
+						negatives, options->seed);
+}
+
+/* Only what items are drawn by is worth keeping. */
+static void
+ForgetCounts(const TrainingRows *training, Encoder *encoder, bool may_keep)
+{
+	const char *item = training->source.item.name;
+
+	for (int f = 0; f < encoder->count; f++)
+		if (!(may_keep && item &&
+			  training->options->negative_sampling == SAMPLING_POPULARITY &&
+			  strcmp(encoder->features[f].name, item) == 0))
+			encoder->features[f].vocabulary.counts = NULL;
+}
+
 static void
 CheckRows(const TrainingRows *training, bool say_skipped)
 {
@@ -486,15 +576,7 @@ CheckRows(const TrainingRows *training, bool say_skipped)
 				(errcode(ERRCODE_DATA_EXCEPTION),
 				 errmsg("weight \"%s\" is 0 in all " INT64_FORMAT " training rows",
 						source->weight.name, training->training_rows)));
-	if (training->options->loss == LOSS_BINARY &&
-		(training->positives == 0 ||
-		 training->positives == training->training_rows))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_EXCEPTION),
-				 errmsg("label \"%s\" is %d in all " INT64_FORMAT " training rows",
-						source->label.name, training->positives > 0 ? 1 : 0,
-						training->training_rows),
-				 errhint("Learning to tell them apart takes rows of both classes.")));
+	CheckClasses(training, ChooseNegatives(training));
 }
 
 /* The text of an entity's key, for a message: entity e as the scan met it. */
@@ -548,6 +630,7 @@ TrainingRowsRead(TrainingRows *training, const Model *model,
 	training->split = *split;
 	training->with_id = with_id;
 	SourceInitDeclared(source, model, options->weight, interaction, entity);
+	PrepareItems(training);
 	TrainingRowsCheckEntities(source);
 	sql = SourceRowsQuery(source, NULL);
 	training->row_context = AllocSetContextCreate(CurrentMemoryContext,
@@ -584,6 +667,9 @@ TrainingRowsRead(TrainingRows *training, const Model *model,
 										  statistics.features);
 	training->meta_saw_null = FinishStatistics(options, entity,
 											   statistics.meta_features);
+	ForgetCounts(training, interaction, true);
+	ForgetCounts(training, entity, false);
+	ReadItems(training, ChooseNegatives(training));
 
 	training->store = ExampleStoreCreate(interaction->count, entity->count);
 	TrainingRowsScan(training, sql, false, SCAN_TRAINING, StoreRow,
@@ -621,6 +707,7 @@ TrainingRowsInit(TrainingRows *training, const Model *model,
 	}
 	SourceInit(&training->source, model, features, names[0],
 			   trained->entity.count, names[1], options->weight);
+	PrepareItems(training);
 	if (training->with_id)
 	{
 		KeyReaderInit(&training->key_reader, &training->source.key);
@@ -638,4 +725,5 @@ TrainingRowsInit(TrainingRows *training, const Model *model,
 	training->store = ExampleStoreCreate(trained->interaction.count,
 										 trained->entity.count);
 	TrainingRowsCheckEntities(&training->source);
+	ReadItems(training, options->negatives);
 }

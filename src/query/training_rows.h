@@ -19,11 +19,12 @@
 #include "model/options.h"
 #include "model/trained_network.h"
 #include "query/examples.h"
+#include "query/negatives.h"
 #include "query/source.h"
 
 /*
- * An entity with more interactions than this trains with the newest ones: the
- * bound on one batch's memory.
+ * An entity with more rows than this, negatives among them, trains with the
+ * newest ones: the bound on one batch's memory.
  */
 #define MOST_ENTITY_ROWS 4096
 
@@ -63,6 +64,9 @@ typedef struct TrainingRows
 	bool	   *saw_null;		/* per feature, whether a training row had it */
 	bool	   *meta_saw_null;
 	ExampleStore *store;
+	int			most_rows;		/* of an entity, without negatives */
+	Negatives  *negatives;		/* where the model has items, maybe none per
+								 * row; or NULL */
 
 	int64		entities;		/* that train */
 	int64		left_out;		/* entities */
@@ -133,6 +137,13 @@ typedef enum ScanEntities
 extern void TrainingRowsScan(TrainingRows *training, const char *sql,
 							 bool tested, ScanEntities which,
 							 RowCallback callback, void *state);
+
+/* How many negatives each positive row has. */
+static inline int
+TrainingRowsNegatives(const TrainingRows *training)
+{
+	return training->negatives ? training->negatives->count : 0;
+}
 
 /*
  * The codes of a row, and of its entity, as the encoders have it; their lists

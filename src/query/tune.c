@@ -52,7 +52,7 @@
  */
 static const char *const fixed_options[] = {
 	"loss", "weight", "validation_fraction", "validation_entities",
-	"test_fraction", NULL
+	"test_fraction", "negatives", "negative_sampling", NULL
 };
 
 typedef struct Trial

@@ -309,11 +309,7 @@ limaml_import(PG_FUNCTION_ARGS)
 	CatalogCheckOwner(model, "import a network into");
 	trained = TrainedNetworkRead(VARDATA_ANY(file), VARSIZE_ANY_EXHDR(file),
 								 false, CurrentMemoryContext);
-	OptionsDefault(&options);
-	OptionsApply(&options,
-				 DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-													CStringGetDatum(trained->options))),
-				 OPTIONS_OF_MODEL);
+	CatalogVersionOptions(model, trained->options, &options);
 	CheckFeatures(model, &trained->interaction, CandidateFeatures(trained),
 				  model->features, model->feature, "features");
 	CheckFeatures(model, &trained->entity, trained->entity.count,

@@ -1069,6 +1069,13 @@ Prepare(void *argument)
 								false, refresh->context);
 		MemoryContextSwitchTo(refresh->context);
 		AdapterInit(&version->adapter, model, trained);
+
+		/* once for all batches, and before it is asked how much memory is left */
+		if (version->adapter.negatives > 0)
+		{
+			LockForReading(version->adapter.source.items);
+			AdapterReadItems(&version->adapter, false);
+		}
 	}
 	MemoryContextSwitchTo(refresh->context);
 	if (refresh->ships)

@@ -23,10 +23,13 @@ $node->safe_psql('postgres', q{
 		(hashint4(m * 1000 + n) + m) % 3 = 0 AS liked
 	FROM generate_series(1, 1500) m, LATERAL generate_series(1, 1 + m % 61 + CASE m WHEN 7 THEN 1000 ELSE 0 END) n;
 	CREATE TABLE member AS SELECT m AS member_id, m % 5 AS country, m % 11 / 10.0 AS days, (ARRAY[1, 2, 3, 4])[m % 4 : m % 7] AS groups FROM generate_series(1, 1500) m;
+	CREATE TABLE item AS SELECT i AS item_id, i % 9 AS price, (ARRAY['a', 'b', 'c', 'd', 'e'])[1 + i % 3 : 1 + i % 5] AS tags FROM generate_series(0, 400) i;
 	SELECT limaml_create_model('taste', 'rating', '{member_id}', 'liked', 'at', '{item_id:category,age,price}',
-		'member', '{country:category,days}', options => '{"embedding_size": 8, "meta_hidden": [32], "global_hidden": [64, 32]}');
+		'member', '{country:category,days}', options => '{"embedding_size": 8, "meta_hidden": [32], "global_hidden": [64, 32],
+			"items": "item", "item_key": "item_id", "negatives": 0}');
 	SELECT limaml_create_model('arrays', 'rating', '{member_id}', 'liked', 'at', '{tags,age,v}',
-		'member', '{country:category,groups}', options => '{"embedding_size": 8, "meta_hidden": [32], "global_hidden": [64, 32]}');
+		'member', '{country:category,groups}', options => '{"embedding_size": 8, "meta_hidden": [32], "global_hidden": [64, 32],
+			"items": "item", "item_key": "item_id", "negatives": 0}');
 });
 
 sub processes
@@ -44,7 +47,9 @@ foreach (
 	'{"epochs": 5, "personalization": "head", "inner_rate": 0.01}',
 	'{"epochs": 25, "personalization": "id"}',
 	'{"epochs": 25, "personalization": "none"}',
+	'{"epochs": 3, "negatives": 2, "negative_sampling": "popularity"}',
 	'arrays {"epochs": 5, "category_dropout": 0.2}',
+	'arrays {"epochs": 3, "negatives": 2}',
 	'arrays {"epochs": 5, "personalization": "full"}')
 {
 	my $model = /^arrays/ ? 'arrays' : 'taste';

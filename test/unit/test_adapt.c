@@ -565,8 +565,8 @@ test_recency(void)
 		time[i] = i == 0 ? 0 : time[i - 1] + !same_time[i];
 		weight[i] = tied[i] = 1 + i % 3;
 	}
-	recency_weights(ROWS, 100, NULL, weight);
-	recency_weights(ROWS, 100, same_time, tied);
+	recency_weights(ROWS, 100, NULL, NULL, weight);
+	recency_weights(ROWS, 100, same_time, NULL, tied);
 	for (int i = 0; i < ROWS; i++)
 	{
 		int			newer = 0;
@@ -581,9 +581,35 @@ test_recency(void)
 	}
 	newest += weight[ROWS - 1] != 1 + (ROWS - 1) % 3;
 	weight[0] = 3;
-	recency_weights(1, 2, NULL, weight);
+	recency_weights(1, 2, NULL, NULL, weight);
 	newest += weight[0] != 3;
-	recency_weights(0, 2, NULL, NULL);
+	recency_weights(0, 2, NULL, NULL, NULL);
+
+	/* rows that are sampled share the age of the one before, and age nobody */
+	{
+		real		mixed[3 * ROWS];
+		real		alone[ROWS];
+		bool		is_sampled[3 * ROWS];
+		bool		mixed_time[3 * ROWS];
+		int			n = 0;
+		int			at = 0;
+
+		for (int i = 0; i < ROWS; i++)
+		{
+			alone[i] = 1 + i % 3;
+			for (int s = 0; s <= i % 3; s++)
+			{
+				mixed[n] = alone[i];
+				is_sampled[n] = s > 0;
+				mixed_time[n++] = s > 0 || same_time[i];
+			}
+		}
+		recency_weights(ROWS, 100, same_time, NULL, alone);
+		recency_weights(n, 100, mixed_time, is_sampled, mixed);
+		for (int i = 0; i < ROWS; i++)
+			for (int s = 0; s <= i % 3; s++)
+				newest += mixed[at++] != alone[i];
+	}
 	check(worst < 1e-6 && newest == 0,
 		  "recency: the newest rows keep their weight, worst relative error "
 		  "%.2g", worst);

@@ -367,7 +367,7 @@ run_all(const Loaded *loaded)
 			all_numbers((size_t) q * dz, z_gradient) &&
 			all_numbers(dx, again.x_gradient) && all_numbers(count, gradient);
 	}
-	recency_weights(n, 10, NULL, take_zeros(n));
+	recency_weights(n, 10, NULL, NULL, take_zeros(n));
 	for (MamlPart part = MAML_META; part <= MAML_FULL; part++)
 		good &= run_maml(&network, part, x, task);
 	return good;

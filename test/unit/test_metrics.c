@@ -204,9 +204,44 @@ test_mean_loss(void)
 		  "the mean loss is weighted");
 }
 
+/* By counting: the positive is at each of the places of its ties as often. */
+static void
+test_ranks(void)
+{
+	double		worst = 0;
+	double		hit_rate;
+	double		ndcg;
+
+	for (int higher = 0; higher < 15; higher++)
+		for (int equal = 0; equal < 30; equal++)
+			for (int k = 1; k < 20; k += 3)
+			{
+				double		hits = 0;
+				double		gain = 0;
+
+				for (int place = 0; place <= equal; place++)
+					if (higher + place < k)
+					{
+						hits++;
+						gain += 1 / log2(higher + place + 2.0);
+					}
+				rank_metrics(higher, equal, k, &hit_rate, &ndcg);
+				worst = fmax(worst, fabs(hit_rate - hits / (equal + 1)));
+				worst = fmax(worst, fabs(ndcg - gain / (equal + 1)));
+			}
+	check(worst < 1e-14, "ranks: %.2g off the mean over places", worst);
+	rank_metrics(0, 99, 10, &hit_rate, &ndcg);
+	check(hit_rate == 0.1, "a constant score gets what chance gives");
+	rank_metrics(0, 0, 1, &hit_rate, &ndcg);
+	check(hit_rate == 1 && ndcg == 1, "the first rank is the best");
+	rank_metrics(INT64_C(1) << 40, INT64_C(1) << 40, 10, &hit_rate, &ndcg);
+	check(hit_rate == 0 && ndcg == 0, "far down there is nothing");
+}
+
 int
 main(void)
 {
+	test_ranks();
 	test_auc();
 	test_auc_edges();
 	test_auc_nan();

@@ -1,43 +1,10 @@
--- Everything that is measured on one data set, with limaml_compare and
--- limaml_evaluate alone.
-
-CREATE EXTENSION limaml;
-
-SELECT to_regclass('member') IS NOT NULL AS has_members,
-       CASE WHEN :'dataset' = 'movietweetings' THEN 8 ELSE 4 END AS liked_from \gset
-
--- Times tie often: what the file has later is later by so many microseconds.
-CREATE TABLE interaction AS
-SELECT r.member_id, r.rating >= :liked_from AS liked,
-       to_timestamp(rated_at) + line * interval '1 microsecond' AS rated_at,
-       row_number() OVER (PARTITION BY member_id ORDER BY rated_at, line) AS position,
-       count(*) OVER (PARTITION BY member_id) AS rows, f.*
-FROM rating r JOIN film f USING (item_id)
-ORDER BY member_id, rated_at, line;
+-- Arms, unknown members and old embeddings, with limaml_compare and
+-- limaml_evaluate alone.  After prepare.sql.
 
 CREATE VIEW warm_member AS SELECT * FROM interaction WHERE member_id % 5 <> 0;
 CREATE VIEW cold_member AS SELECT * FROM interaction WHERE member_id % 5 = 0 AND position <= 50;
 CREATE VIEW first_half AS SELECT * FROM interaction WHERE position <= floor(0.5 * rows);
 CREATE VIEW second_half AS SELECT * FROM interaction WHERE position > floor(0.5 * rows);
-
-ANALYZE;
-
-CREATE FUNCTION create_model(model text, interactions regclass, options jsonb DEFAULT '{}') RETURNS void LANGUAGE sql
-BEGIN ATOMIC
-SELECT limaml_create_model(
-  model         => model,
-  interactions  => interactions,
-  entity_key    => '{member_id}',
-  label         => 'liked',
-  event_time    => 'rated_at',
-  features      => ARRAY['item_id:category', 'year'] || (
-    SELECT array_agg(attname::text ORDER BY attnum)       -- the genres
-    FROM pg_attribute
-    WHERE attrelid = 'film'::regclass AND atttypid = 'boolean'::regtype),
-  entities      => to_regclass('member'),
-  meta_features => CASE WHEN to_regclass('member') IS NULL THEN '{}' ELSE '{age, gender, occupation}'::text[] END,
-  options       => options);
-END;
 
 \o /dev/null
 SELECT create_model('everyone', 'interaction');
