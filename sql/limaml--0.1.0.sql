@@ -841,7 +841,7 @@ COMMENT ON AGGREGATE limaml_top(integer, text, "any", "any", "any")
 
 CREATE FUNCTION limaml_explain(model text, entity "any", VARIADIC candidate "any",
 	OUT feature text, OUT value text, OUT contribution double precision) RETURNS SETOF record
-	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 1000 ROWS 10;
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 2000 ROWS 10;
 
 COMMENT ON FUNCTION limaml_explain(text, "any", "any")
 	IS 'what each feature and the meta embedding contribute to a score, on the scale of its logit';

@@ -22,10 +22,14 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "model/catalog.h"
+#include "nodes/pg_list.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
 #include "query/pgvector.h"
 #include "utils/builtins.h"
 #include "utils/catcache.h"
 #include "utils/lsyscache.h"
+#include "utils/regproc.h"
 #include "utils/syscache.h"
 
 /* About what it takes at 32 dimensions, as COST in the install script. */
@@ -95,10 +99,22 @@ CreateCast(Oid source, Oid target, const char *symbol, const char *library,
 {
 	char	   *from = format_type_be_qualified(source);
 	char	   *to = format_type_be_qualified(target);
+	char	   *schema = get_namespace_name(ExtensionSchema());
 	char	   *function = psprintf("%s(%s, pg_catalog.int4, pg_catalog.bool)",
-									quote_qualified_identifier(get_namespace_name(ExtensionSchema()),
-															   symbol),
+									quote_qualified_identifier(schema, symbol),
 									from);
+	Oid			types[3] = {source, INT4OID, BOOLOID};
+	Oid			left = LookupFuncName(list_make2(makeString(schema),
+												 makeString(pstrdup(symbol))),
+									  3, types, true);
+
+	if (OidIsValid(left))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_FUNCTION),
+				 errmsg("function %s exists already, and is not used by a cast from %s to %s",
+						format_procedure(left), format_type_be(source),
+						format_type_be(target)),
+				 errhint("Drop it first.")));
 
 	/* not OR REPLACE: what is there may be somebody else's */
 	Execute(psprintf("CREATE FUNCTION %s RETURNS %s AS %s, %s LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST %d",

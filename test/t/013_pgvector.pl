@@ -36,6 +36,10 @@ is($node->safe_psql('postgres', q{
 		OR castsource = '"Odd one".vector'::regtype AND casttarget = 'meta_embedding'::regtype}),
 	'2|t|t|0', 'two casts in assignment, no members of an extension');
 $node->safe_psql('postgres', 'DROP FUNCTION vector_to_meta_embedding CASCADE; SELECT limaml_enable_pgvector()');
+$node->safe_psql('postgres', 'DROP CAST (meta_embedding AS "Odd one".vector)');
+($status, $out, $err) = $node->psql('postgres', 'SELECT limaml_enable_pgvector()');
+like($err, qr/function meta_embedding_to_vector\(meta_embedding,integer,boolean\) exists already, and is not used by a cast/, 'a function without its cast is an error');
+$node->safe_psql('postgres', 'DROP FUNCTION meta_embedding_to_vector; SELECT limaml_enable_pgvector()');
 
 # What they give
 
@@ -144,7 +148,7 @@ is($node->safe_psql('postgres', q{SELECT count(*) FROM limaml_neighbors('taste',
 
 my $casts = q{
 	SELECT castsource::regtype, casttarget::regtype, castfunc::regprocedure, castcontext, obj_description(oid, 'pg_cast'), obj_description(castfunc, 'pg_proc') IS NOT NULL
-	FROM pg_cast WHERE '"Odd one".vector'::regtype IN (castsource, casttarget) AND 'meta_embedding'::regtype IN (castsource, casttarget) ORDER BY 1::text};
+	FROM pg_cast WHERE '"Odd one".vector'::regtype IN (castsource, casttarget) AND 'meta_embedding'::regtype IN (castsource, casttarget) ORDER BY castsource::regtype::text COLLATE "C"};
 my $before = $node->safe_psql('postgres', $casts);
 for my $format ('plain', 'custom')
 {

@@ -270,7 +270,9 @@ class Network(nn.Module):
             tensors[name + ".weight"] = layer.weight
             tensors[name + ".bias"] = layer.bias
         tensors.update(zip(self.table_names, self.tables))
-        write_safetensors(path, tensors, {"format": "pt", "limaml": json.dumps(self.description)})
+        # a database of no known encoding takes letters, but no escapes for them
+        description = json.dumps(self.description, ensure_ascii=False)
+        write_safetensors(path, tensors, {"format": "pt", "limaml": description})
 
     @staticmethod
     def encode(features, rows):
