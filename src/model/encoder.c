@@ -163,14 +163,16 @@ static bool
 IsPgvector(Oid type)
 {
 	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	Form_pg_type form;
 	bool		found;
 	Oid			extension;
 	char	   *name;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for type %u", type);
-	found = strcmp(NameStr(((Form_pg_type) GETSTRUCT(tuple))->typname),
-				   "vector") == 0;
+	form = (Form_pg_type) GETSTRUCT(tuple);
+	found = strcmp(NameStr(form->typname), "vector") == 0 &&
+		form->typtype == TYPTYPE_BASE && form->typlen == -1;
 	ReleaseSysCache(tuple);
 	if (!found)
 		return false;
@@ -334,7 +336,7 @@ FeatureKindOf(const char *column, Oid type, const char *suffix)
 			break;
 		default:
 			if (CanBe(type, FEATURE_VECTOR))
-				hint = "Add \":vector\" where %s is as many numbers in every row, or \":categories\" where it is any number of values.";
+				hint = "Add \":vector\" if %s holds as many numbers in every row, or \":categories\" if it holds any number of values.";
 			else if (CanBe(type, FEATURE_CATEGORIES))
 				hint = "Add \":categories\" to tell the values apart that %s holds.";
 			else if (CanBe(type, FEATURE_CATEGORY))
@@ -563,7 +565,6 @@ ReadList(ColumnReader *reader, const Feature *feature, Datum datum,
 	if (reader->form == LIST_LITERAL)
 	{
 		char	   *text = DatumGetCString(datum);
-
 		int			length = strlen(text);
 
 		/* pgvector's vectors have brackets, in which arrays have bounds */
@@ -727,15 +728,13 @@ AddList(CodeLists *lists, int count, FeatureCode *code)
 	if (lists->used + count >= lists->room)
 	{
 		int64		room = Max(lists->room, FIRST_CODES);
+		Size		size;
 
 		while (lists->used + count >= room)
 			room = Min(2 * room, PG_INT32_MAX);
-		if (lists->codes)
-			lists->codes = repalloc_huge(lists->codes,
-										 mul_size(room, sizeof(FeatureCode)));
-		else
-			lists->codes = MemoryContextAllocHuge(lists->context,
-												  mul_size(room, sizeof(FeatureCode)));
+		size = mul_size(room, sizeof(FeatureCode));
+		lists->codes = lists->codes ? repalloc_huge(lists->codes, size) :
+			MemoryContextAllocHuge(lists->context, size);
 		lists->room = (int) room;
 	}
 	code->row = -1 - lists->used;

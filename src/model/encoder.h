@@ -146,7 +146,7 @@ typedef struct Encoder
 /* A numeric value under this many standard deviations counts as it is. */
 #define ENCODER_CLIP 8.0
 
-/* No encoding, and so no vector, has more numbers: products of two fit an int. */
+/* No encoding has more numbers, and no vector: products of two fit an int. */
 #define ENCODER_MAX_WIDTH 32768
 
 /* Whether a feature has a table of learned vectors. */

@@ -196,7 +196,8 @@ EncodeTile(ShareMemory *memory, const Batch *batch, int first, int end)
 		const Interaction *row = ExampleRow(&examples, i);
 
 		tile->offset[i] = Encode(encoder, ExampleCodes(&examples, i),
-								 examples.lists, tile->z + (Size) i * encoder->width);
+								 examples.lists,
+								 tile->z + (Size) i * encoder->width);
 		tile->label[i] = row->label;
 		tile->weight[i] = row->weight;
 	}

@@ -4,8 +4,8 @@
  *	  The store of training rows.
  *
  * An entity's record: its meta features' codes, its rows, each an Interaction
- * and its features' codes, and the lists of all these codes.  Records follow one another, the first
- * ones in memory and the rest in the file.
+ * and its features' codes, and the lists of all these codes.  Records follow
+ * one another, the first ones in memory and the rest in the file.
  *
  *-------------------------------------------------------------------------
  */

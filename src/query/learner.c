@@ -712,7 +712,8 @@ GatherGradients(Learner *learner, const Batch *batch, MeanLoss *train_loss)
 		}
 		if (batch->x_gradient)
 			ScatterGradient(entity, learner->entity_tables, examples.meta,
-							examples.lists, batch->x_gradient + (Size) t * entity->width, 0);
+							examples.lists,
+							batch->x_gradient + (Size) t * entity->width, 0);
 	}
 }
 
