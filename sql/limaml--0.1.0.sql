@@ -716,31 +716,31 @@ COMMENT ON FUNCTION limaml_adapt(text, "any")
  */
 
 CREATE FUNCTION limaml_network(model text, version integer DEFAULT NULL) RETURNS limaml.trained_network
-	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
+	AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 5;
 
 COMMENT ON FUNCTION limaml_network(text, integer)
 	IS 'the network of a version, or of the deployed one, as a value';
 
 CREATE FUNCTION limaml_row(VARIADIC "any") RETURNS record
-	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 10;
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 30;
 
 COMMENT ON FUNCTION limaml_row("any")
 	IS 'a record as ROW() makes one, but a function, which can be sent to other servers';
 
 CREATE FUNCTION limaml_adapt_agg_transition(internal, limaml.trained_network, record, record) RETURNS internal
-	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 75;
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 100;
 
 CREATE FUNCTION limaml_adapt_agg_combine(internal, internal) RETURNS internal
 	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE COST 500;
 
 CREATE FUNCTION limaml_adapt_agg_serialize(internal) RETURNS bytea
-	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20000;
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 10000;
 
 CREATE FUNCTION limaml_adapt_agg_deserialize(bytea, internal) RETURNS internal
-	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 2000;
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 4000;
 
 CREATE FUNCTION limaml_adapt_agg_final(internal) RETURNS meta_embedding
-	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 5000;
+	AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 2500;
 
 /* SSPACE is the state of an entity with 20 interactions of five features. */
 CREATE AGGREGATE limaml_adapt_agg(network limaml.trained_network, entity record, interaction record) (

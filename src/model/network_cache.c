@@ -8,7 +8,6 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
-#include "access/toast_internals.h"
 #include "lib/ilist.h"
 #include "model/network_cache.h"
 #include "utils/memutils.h"

@@ -62,6 +62,9 @@
 #define SHARE_OF_ENTITIES 8
 #define MOST_ENTITIES_OF_PASS (1 << 20)
 
+/* To have other servers work takes time that has nothing to do with how many. */
+#define SHIPPED_ENTITIES 5000
+
 /* Of fewer, what has been stored is to be there soon, and to stay. */
 #define LEAST_ENTITIES_OF_PASS (4 * MOST_ENTITIES)
 
@@ -84,6 +87,7 @@ typedef struct VersionRun
 {
 	int			number;
 	Adapter		adapter;
+	char	   *ship_insert;	/* SQL of a batch that ships */
 } VersionRun;
 
 typedef struct Refresh
@@ -96,9 +100,8 @@ typedef struct Refresh
 	MemoryContext part;			/* of a batch, that is stored at a time */
 	int			versions;
 	VersionRun *version;		/* the job's first */
-	SPIPlanPtr	insert;			/* of a part of a batch */
-	char	   *ship_delete;	/* SQL of a batch that ships, */
-	char	   *ship_insert;	/* and after that */
+	SPIPlanPtr	insert;			/* of a part of a batch that does not ship */
+	char	   *ship_delete;	/* SQL of one that does; see VersionRun */
 	char	   *take_changes;	/* SQL, where changed keys are to be deleted */
 	bool		ships;			/* other servers hold the embeddings */
 	bool		wait;			/* for other workers' batches */
@@ -173,6 +176,12 @@ static int
 QueryMemory(void)
 {
 	return Max(refresh_work_mem / 4, 64);
+}
+
+static const EntityKey *
+KeyOf(const Refresh *refresh)
+{
+	return &refresh->version[0].adapter.source.key;
 }
 
 /* Goes on as the model's owner, in the memory that a refresh may have. */
@@ -290,20 +299,24 @@ InsertStatement(const Model *model, const EntityKey *key)
 static void
 ShippedStatements(Refresh *refresh)
 {
-	const Source *source = &refresh->version[0].adapter.source;
-	const KeyColumn *key = &source->key.columns[0];
+	const KeyColumn *key = &KeyOf(refresh)->columns[0];
 	const char *table = ModelRelationName(refresh->model,
 										  refresh->model->embeddings,
 										  "embeddings");
 
 	refresh->ship_delete = psprintf("DELETE FROM %s AS e WHERE e.version OPERATOR(pg_catalog.=) $2 AND e.%s %s ANY ($1)",
-							   table, quote_identifier(key->name),
-							   key->equality);
-	refresh->ship_insert = psprintf("INSERT INTO %s (%s, embedding, interactions, adapted_through,"
-							   " loss_before, loss_after, version, adapted_at)"
-							   " SELECT s.*, 'NaN'::pg_catalog.float4, 'NaN'::pg_catalog.float4, $3, pg_catalog.now() FROM (%s) AS s",
-							   table, quote_identifier(key->name),
-							   SourceAdaptQuery(source));
+									table, quote_identifier(key->name),
+									key->equality);
+	for (int v = 0; v < refresh->versions; v++)
+	{
+		VersionRun *version = &refresh->version[v];
+
+		version->ship_insert = psprintf("INSERT INTO %s (%s, embedding, interactions, adapted_through,"
+										" loss_before, loss_after, version, adapted_at)"
+										" SELECT s.*, 'NaN'::pg_catalog.float4, 'NaN'::pg_catalog.float4, $3, pg_catalog.now() FROM (%s) AS s",
+										table, quote_identifier(key->name),
+										SourceAdaptQuery(&version->adapter.source));
+	}
 }
 
 static Datum
@@ -347,12 +360,6 @@ LockRelations(const Model *model)
 	LockForReading(model->interactions);
 	if (OidIsValid(model->entities))
 		LockForReading(model->entities);
-}
-
-static const EntityKey *
-KeyOf(const Refresh *refresh)
-{
-	return &refresh->version[0].adapter.source.key;
 }
 
 /*
@@ -533,6 +540,8 @@ ChooseBatchSize(Listing *listing, int64 total)
 	int			some = BatchSize(refresh, total);
 	int			all = listing->count;
 
+	if (refresh->ships)
+		return SHIPPED_ENTITIES;
 	if (adapter->source.key_indexed || total < LEAST_ENTITIES_OF_PASS ||
 		all <= some)
 		return some;
@@ -892,12 +901,13 @@ ReceiveAdapted(void *argument, int first, int count,
 	Report(refresh);
 }
 
-/* Has other servers adapt the entities of a batch. */
+/* Has other servers adapt the entities of a batch for one of the versions. */
 static void
-ShipBatch(Refresh *refresh, int count, BatchRun *run)
+ShipBatch(BatchRun *run, int count)
 {
+	Refresh    *refresh = run->refresh;
+	const VersionRun *version = run->version;
 	const KeyColumn *key = &KeyOf(refresh)->columns[0];
-	int			version = refresh->version[0].number;
 	Oid			types[3] = {get_array_type(key->type), TEXTOID, INT4OID};
 	Oid			delete_types[2] = {types[0], INT4OID};
 	Datum		values[3];
@@ -907,18 +917,20 @@ ShipBatch(Refresh *refresh, int count, BatchRun *run)
 	INSTR_TIME_SET_CURRENT(start);
 	values[0] = ArrayOf(key->type, count, run->key[0], NULL);
 	values[1] = CStringGetTextDatum(refresh->model->name);
-	values[2] = Int32GetDatum(version);
+	values[2] = Int32GetDatum(version->number);
 	delete_values[0] = values[0];
 	delete_values[1] = values[2];
-	if (SPI_execute_with_args(refresh->ship_delete, 2, delete_types, delete_values,
-							  NULL, false, 0) != SPI_OK_DELETE)
+	if (SPI_execute_with_args(refresh->ship_delete, 2, delete_types,
+							  delete_values, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete embeddings: %s", refresh->ship_delete);
 	run->work.writing += SecondsSince(start);
 	INSTR_TIME_SET_CURRENT(start);
-	if (SPI_execute_with_args(refresh->ship_insert, 3, types, values, NULL, false,
-							  0) != SPI_OK_INSERT)
-		elog(ERROR, "could not store embeddings: %s", refresh->ship_insert);
+	if (SPI_execute_with_args(version->ship_insert, 3, types, values, NULL,
+							  false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not store embeddings: %s", version->ship_insert);
 	run->work.adapting += SecondsSince(start);
+	if (version != &refresh->version[0])
+		return;
 	run->work.entities += (int64) SPI_processed;
 	refresh->done += count;
 	Report(refresh);
@@ -960,13 +972,16 @@ RunBatch(void *argument)
 		TakeChanges(refresh, count, run.key);
 		run.work.writing += SecondsSince(start);
 	}
-	if (refresh->ships)
-		ShipBatch(refresh, count, &run);
-	for (int v = 0; v < refresh->versions && !refresh->ships; v++)
+	for (int v = 0; v < refresh->versions; v++)
 	{
 		Adapter    *adapter = &refresh->version[v].adapter;
 
 		run.version = &refresh->version[v];
+		if (refresh->ships)
+		{
+			ShipBatch(&run, count);
+			continue;
+		}
 		adapter->reading_seconds = 0;
 		adapter->adapting_seconds = 0;
 		adapter->rows_read = 0;

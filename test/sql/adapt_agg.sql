@@ -226,6 +226,30 @@ SELECT limaml_network('taste', 99);
 SELECT limaml_network('taste'::varchar(10)) = limaml_network('taste'::name::text) AS other_texts;
 SELECT provolatile, proparallel, p.oid::regprocedure FROM pg_proc p WHERE p.oid::regprocedure::text ~ '^limaml_(adapt_agg|network|row)|^limaml_score_embedding.*trained_network' ORDER BY p.oid::regprocedure::text COLLATE "C";
 
+-- with any search path
+SET search_path = '';
+SELECT public.limaml_adapt_agg(public.limaml_network('taste'), NULL, public.limaml_row(true, '2024-01-01'::timestamptz, 1, 2, 'k1', 3)) IS NOT NULL AS without_path;
+SET search_path = limaml, public;
+SELECT limaml_adapt_agg(limaml_network('taste'), NULL, limaml_row(true, '2024-01-01'::timestamptz, 1, 2, 'k1', 3)) IS NOT NULL AS with_the_catalogs;
+SET search_path = adapt_agg_test, public;
+
+-- and the rights of who asks: those to score
+CREATE ROLE regress_limaml_analyst;
+GRANT USAGE ON SCHEMA adapt_agg_test TO regress_limaml_analyst;
+CREATE TABLE given AS SELECT limaml_network('taste') AS network;
+GRANT SELECT ON given TO regress_limaml_analyst;
+SET ROLE regress_limaml_analyst;
+SELECT limaml_network('taste');
+SELECT limaml_adapt_agg(network, NULL, limaml_row(true, '2024-01-01'::timestamptz, 1, 2, 'k1', 3)) IS NOT NULL AS at_hand FROM given;
+RESET ROLE;
+GRANT SELECT ON taste_embedding TO regress_limaml_analyst;
+SET ROLE regress_limaml_analyst;
+SELECT limaml_network('taste') = network AS may_score FROM given;
+SELECT limaml_adapt_agg(limaml_network('taste'), NULL, i) FROM rating i;
+RESET ROLE;
+DROP OWNED BY regress_limaml_analyst;
+DROP ROLE regress_limaml_analyst;
+
 -- Everything that can be wrong
 
 SELECT limaml_adapt_agg(NULL, m, i) FROM rating i, member m;

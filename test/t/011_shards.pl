@@ -84,7 +84,7 @@ my $settings = 'SET enable_partitionwise_join = on; SET enable_partitionwise_agg
 my $deployed = q{(SELECT network FROM limaml.version WHERE model = 'taste' AND deployed)};
 my $stored = 'SELECT member_id, embedding FROM taste_embedding ORDER BY 1';
 
-sub plan
+sub plan_of
 {
 	my ($query) = @_;
 	my $plan = $coordinator->safe_psql('postgres', $settings . "EXPLAIN (VERBOSE, COSTS OFF) $query");
@@ -103,7 +103,7 @@ sub matches
 # Adapting
 my $adapt = qq{SELECT i.member_id, limaml_adapt_agg($deployed, limaml_row(m.age, m.plan), limaml_row(i.liked, i.at, i.item_id, i.year, i.kind, i.price)) AS embedding
 	FROM rating i LEFT JOIN member m ON m.member_id = i.member_id GROUP BY i.member_id};
-my $plan = plan($adapt);
+my $plan = plan_of($adapt);
 note $plan;
 is(matches($plan, qr/Async Foreign Scan/), 3, 'adapting is three scans at a time');
 is(matches($plan, qr/Remote SQL: SELECT \S+, public\.limaml_adapt_agg\(.* GROUP BY 1/), 3, 'that aggregate where the rows are');
@@ -115,10 +115,24 @@ is( $coordinator->safe_psql('postgres', "$settings SELECT * FROM ($adapt) _ ORDE
 is( $coordinator->safe_psql('postgres', "SELECT * FROM ($adapt) _ ORDER BY 1"),
 	$single->safe_psql('postgres', $stored), 'also when the coordinator does the work');
 
+# The same without meta features, and with a weight
+my $plain = q{SELECT limaml_create_model('plain', 'rating', '{member_id}', 'liked', 'at', '{item_id:category}', options => '{"embedding_size": 4, "epochs": 1, "weight": "price"}')};
+$single->safe_psql('postgres', "$plain; SELECT limaml_train('plain'); CALL limaml_refresh('plain')");
+$coordinator->safe_psql('postgres', "$plain; SELECT limaml_import('plain', decode('" . $single->safe_psql('postgres', q{SELECT encode(limaml_export('plain'), 'hex')}) . "', 'hex'))");
+my $weighted = q{SELECT i.member_id, limaml_adapt_agg((SELECT limaml_network('plain')), NULL::record, limaml_row(i.liked, i.at, i.item_id, i.price)) AS embedding
+	FROM rating i GROUP BY i.member_id};
+is(matches(plan_of($weighted), qr/Remote SQL: SELECT \S+, public\.limaml_adapt_agg\(.* GROUP BY 1/), 3, 'entities may be nothing, and a network may come from a function in a subquery');
+is( $coordinator->safe_psql('postgres', "$settings SELECT * FROM ($weighted) _ ORDER BY 1"),
+	$single->safe_psql('postgres', 'SELECT member_id, embedding FROM plain_embedding ORDER BY 1'), 'with the same bits');
+sub sent { return matches(plan_of($adapt =~ s/\Qm.age, m.plan\E/$_[0]/r), qr/Remote SQL: SELECT \S+, public\.limaml_adapt_agg\(.* GROUP BY 1/) }
+is(sent('1, m.plan'), 3, 'constants may be in a row that is sent');
+is(sent(q{1, 'free'::text}), 0, 'unless all its texts are');
+is(sent('m.age::numeric, m.plan::varchar'), 3, 'and expressions');
+
 # Scoring
 $coordinator->safe_psql('postgres', "INSERT INTO taste_embedding SELECT member_id, 1, embedding, 0, NULL, 0, 0, now() FROM ($adapt) _");
 my $score = qq{SELECT i.item_id FROM item i ORDER BY limaml_score_embedding($deployed, (SELECT limaml_embedding('taste', 7)), i.item_id, i.year, i.kind, i.price) DESC, i.item_id LIMIT 20};
-$plan = plan($score);
+$plan = plan_of($score);
 note $plan;
 is(matches($plan, qr/Remote SQL: .* ORDER BY public\.limaml_score_embedding\(/), 3, 'scores are sorted where the candidates are');
 like($plan, qr/Merge Append/, 'and merged');
@@ -128,7 +142,7 @@ is($coordinator->safe_psql('postgres', $settings . $score), $best, 'in the order
 $single->safe_psql('postgres', q{CREATE TABLE item_2 AS SELECT * FROM item WHERE item_id = ANY ('} .
 	$coordinator->safe_psql('postgres', 'SELECT array_agg(item_id) FROM item_2') . q{')});
 my $of_shard = $score =~ s/item i/item_2 i/r;
-like(plan($of_shard), qr/^Foreign Scan on public\.item_2 .*\n.*\n.*ORDER BY public\.limaml_score_embedding\(.* LIMIT 20/, 'of one shard the limit is sent, too');
+like(plan_of($of_shard), qr/^Foreign Scan on public\.item_2 .*\n.*\n.*ORDER BY public\.limaml_score_embedding\(.* LIMIT 20/, 'of one shard the limit is sent, too');
 is($coordinator->safe_psql('postgres', $of_shard), $single->safe_psql('postgres', $of_shard), 'and the best are the same');
 
 # Refreshing.  Each shard has the model, declared on the part that it holds, and
@@ -136,7 +150,7 @@ is($coordinator->safe_psql('postgres', $of_shard), $single->safe_psql('postgres'
 $_->safe_psql('postgres', "$declare; $import; CALL limaml_refresh('taste')") for @shards;
 is(join("\n", sort { $a <=> $b } map { split /\n/, $_->safe_psql('postgres', 'SELECT member_id FROM taste_embedding') } @shards),
 	join("\n", 1 .. 60), 'a refresh on each shard adapts its members');
-is($_->safe_psql('postgres', q{SELECT encode(digest, 'hex') FROM limaml.version}), $single->safe_psql('postgres', q{SELECT encode(digest, 'hex') FROM limaml.version}), 'by one and the same network') for @shards;
+is($_->safe_psql('postgres', q{SELECT encode(digest, 'hex') FROM limaml.version WHERE model = 'taste'}), $single->safe_psql('postgres', q{SELECT encode(digest, 'hex') FROM limaml.version WHERE model = 'taste'}), 'by one and the same network') for @shards;
 
 # The coordinator sees their embeddings in place of its own
 $coordinator->safe_psql('postgres', q{
@@ -153,7 +167,7 @@ is($coordinator->safe_psql('postgres', $scores), $single->safe_psql('postgres', 
 # rows and their members' embeddings meet where both are
 my $joined = qq{SELECT i.member_id, max(limaml_score_embedding($deployed, e.embedding, i.item_id, i.year, i.kind, i.price)) AS score
 	FROM rating i JOIN taste_embedding_v1 e ON e.member_id = i.member_id GROUP BY i.member_id};
-$plan = plan($joined);
+$plan = plan_of($joined);
 note $plan;
 is(matches($plan, qr/Async Foreign Scan/), 3, 'rows are scored with the embeddings beside them');
 unlike($plan, qr/HashAggregate|GroupAggregate|Finalize|Join\b(?! Cond)(?!.*public)/, 'by the shards alone');
@@ -174,7 +188,7 @@ add('2030-01-01');
 my @log = map { -s $_->logfile } @shards;
 $coordinator->safe_psql('postgres', q{CALL limaml_refresh('taste')});
 is($coordinator->safe_psql('postgres', $stored), $single->safe_psql('postgres', $stored), 'a refresh on the coordinator brings them up to date');
-is($coordinator->safe_psql('postgres', q{SELECT entities, adapted FROM limaml.job WHERE state = 'done'}), '42|42', 'those alone');
+is($coordinator->safe_psql('postgres', q{SELECT entities, adapted FROM limaml.job WHERE model = 'taste' AND state = 'done'}), '42|42', 'those alone');
 my $sent = join('', map { slurp_file($shards[$_]->logfile, $log[$_]) } 0 .. 2);
 my @cursors = $sent =~ /DECLARE c\d+ CURSOR FOR\s+(SELECT .*)/g;
 is(scalar(grep { /^SELECT \S+, public\.limaml_adapt_agg\(.* GROUP BY 1/ } @cursors), 3, 'each shard adapted its own');
