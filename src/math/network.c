@@ -167,19 +167,21 @@ network_packed_size(const NetworkShape *shape)
 	return size + KERNEL_PAD;	/* to align the first */
 }
 
+/* What is written row by row begins at zero; backward is not touched. */
 static void
 layer_take(PackedLayer *layer, bool backward, Arena *arena)
 {
-	layer->forward = arena_take(arena, (size_t) layer->in * layer->out_stride);
+	size_t		forward = (size_t) layer->in * layer->out_stride;
+
+	layer->forward = arena_take(arena, forward);
 	layer->backward = !backward ? NULL :
 		arena_take(arena, (size_t) layer->out * layer->in_stride);
 	layer->bias = arena_take(arena, layer->out_stride);
+	memset(layer->forward, 0, forward * sizeof(real));
+	memset(layer->bias, 0, layer->out_stride * sizeof(real));
 }
 
-/*
- * Puts `rows` rows of weights, ld apart, into a zeroed layer, its outputs
- * beginning at `at`.
- */
+/* Puts `rows` rows of weights, ld apart, into a layer, from output `at` on. */
 static void
 layer_pack(PackedLayer *layer, int at, int rows, const real *weight, int ld,
 		   const real *bias)
@@ -194,19 +196,29 @@ layer_pack(PackedLayer *layer, int at, int rows, const real *weight, int ld,
 
 		for (int i = 0; i < layer->in; i++)
 			forward[(size_t) i * columns] = w[i];
-		for (int i = 0; layer->backward && i < layer->in; i += KERNEL_PANEL)
-			memcpy(layer->backward +
-				   kernel_weight(layer->out, layer->in_stride, to, i), w + i,
-				   (layer->in - i < KERNEL_PANEL ? layer->in - i :
-					KERNEL_PANEL) * sizeof(real));
 		if (bias)
 			layer->bias[to] = bias[o];
 	}
 }
 
+/* The same backwards, of all outputs. */
+static void
+layer_pack_back(PackedLayer *layer, const real *weight, int ld)
+{
+	memset(layer->backward, 0,
+		   (size_t) layer->out * layer->in_stride * sizeof(real));
+	for (int o = 0; o < layer->out; o++)
+		for (int i = 0; i < layer->in; i += KERNEL_PANEL)
+			memcpy(layer->backward +
+				   kernel_weight(layer->out, layer->in_stride, o, i),
+				   weight + (size_t) o * ld + i,
+				   (layer->in - i < KERNEL_PANEL ? layer->in - i :
+					KERNEL_PANEL) * sizeof(real));
+}
+
 void
-network_pack(Network *network, const NetworkShape *shape,
-			 const real *parameters, real *memory)
+network_pack_forward(Network *network, const NetworkShape *shape,
+					 const real *parameters, real *memory)
 {
 	size_t		size = network_packed_size(shape);
 	Arena		arena = {memory, memory + size};
@@ -215,7 +227,6 @@ network_pack(Network *network, const NetworkShape *shape,
 
 #define TENSOR(t) (parameters + network->tensors[t].offset)
 
-	memset(memory, 0, size * sizeof(real));
 	network->shape = *shape;
 	network->kernels = kernels_for_processor();
 	network->parameters = parameters;
@@ -270,11 +281,39 @@ network_pack(Network *network, const NetworkShape *shape,
 	{
 		network->last = arena_take(&arena,
 								   kernel_stride(shape->global_width[G - 1]));
+		memset(network->last, 0, kernel_stride(shape->global_width[G - 1]) *
+			   sizeof(real));
 		memcpy(network->last, TENSOR(GLOBAL_WEIGHT(shape, G - 1)),
 			   shape->global_width[G - 1] * sizeof(real));
 		network->last_bias = *TENSOR(GLOBAL_BIAS(shape, G - 1));
 	}
+	network->packed_back = false;
+}
+
+void
+network_pack_back(Network *network)
+{
+	const NetworkShape *shape = &network->shape;
+	const real *parameters = network->parameters;
+
+	for (int l = 0; l < shape->meta_layers; l++)
+		layer_pack_back(&network->meta[l], TENSOR(META_WEIGHT(shape, l)),
+						network->meta[l].in);
+	layer_pack_back(&network->entity, TENSOR(GLOBAL_WEIGHT(shape, 0)),
+					shape->global_width[0]);
+	for (int l = 1; l < shape->global_layers - 1; l++)
+		layer_pack_back(&network->hidden[l], TENSOR(GLOBAL_WEIGHT(shape, l)),
+						network->hidden[l].in);
+	network->packed_back = true;
 #undef TENSOR
+}
+
+void
+network_pack(Network *network, const NetworkShape *shape,
+			 const real *parameters, real *memory)
+{
+	network_pack_forward(network, shape, parameters, memory);
+	network_pack_back(network);
 }
 
 real *

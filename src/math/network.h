@@ -165,14 +165,21 @@ typedef struct Network
 											 * [1]; no others are filled in */
 	real	   *last;			/* the last global layer's row; G > 1 */
 	real		last_bias;		/* G > 1 */
+	bool		packed_back;	/* layers have their weights backwards, too */
 } Network;
 
 /* Numbers of memory that network_pack wants. */
 extern size_t network_packed_size(const NetworkShape *shape);
 
-/* Lays the parameters out in `memory`; both must outlive the network. */
+/*
+ * Lays the parameters out in `memory`; both must outlive the network.  What
+ * adapts a network goes back through it; to score, what lies forwards will do.
+ */
 extern void network_pack(Network *network, const NetworkShape *shape,
 						 const real *parameters, real *memory);
+extern void network_pack_forward(Network *network, const NetworkShape *shape,
+								 const real *parameters, real *memory);
+extern void network_pack_back(Network *network);
 
 /*
  * Candidate halves of n rows z (n x dz, ldz apart) into half (n x

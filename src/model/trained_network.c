@@ -89,13 +89,20 @@ TrainedNetworkShape(TrainedNetwork *trained, const ModelOptions *options)
 						MAX_WIDTH)));
 }
 
-void
-TrainedNetworkPack(TrainedNetwork *trained)
+/* Memory for the packed network, which nobody has touched yet. */
+static void
+AllocatePacked(TrainedNetwork *trained)
 {
 	Size		size = mul_size(network_packed_size(&trained->shape),
 								sizeof(float));
 
 	trained->packed = MemoryContextAllocHuge(trained->context, size);
+}
+
+void
+TrainedNetworkPack(TrainedNetwork *trained)
+{
+	AllocatePacked(trained);
 	TrainedNetworkRepack(trained);
 }
 
@@ -104,6 +111,13 @@ TrainedNetworkRepack(TrainedNetwork *trained)
 {
 	network_pack(&trained->network, &trained->shape, trained->parameters,
 				 trained->packed);
+}
+
+void
+TrainedNetworkAdapts(const TrainedNetwork *trained)
+{
+	if (!trained->network.packed_back)
+		network_pack_back(&unconstify(TrainedNetwork *, trained)->network);
 }
 
 /* The tables of both encoders, in the order of their tensors. */
@@ -796,7 +810,9 @@ TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
 		BadNetwork("is no tensor of this network",
 				   ((SafetensorsTensor *) linitial(file->tensors))->name);
 
-	TrainedNetworkPack(trained);
+	AllocatePacked(trained);
+	network_pack_forward(&trained->network, &trained->shape,
+						 trained->parameters, trained->packed);
 	if (file->has_digest)
 		SetDigest(trained, file->digest);
 	MemoryContextSwitchTo(old);

@@ -87,6 +87,12 @@ extern void TrainedNetworkPack(TrainedNetwork *trained);
 /* The same again after the parameters have changed, in the same memory. */
 extern void TrainedNetworkRepack(TrainedNetwork *trained);
 
+/*
+ * To be called before a network that was read adapts: most only score, and the
+ * first score in a session is not to wait for more.
+ */
+extern void TrainedNetworkAdapts(const TrainedNetwork *trained);
+
 /* Sets digest and fingerprint too. */
 extern bytea *TrainedNetworkWrite(TrainedNetwork *trained);
 

@@ -305,6 +305,7 @@ AdaptOne(Adapter *adapter, int n, const Datum *key, AdaptedEntity *adapted)
 	};
 	Adaptation	adaptation;
 
+	TrainedNetworkAdapts(trained);
 	network_candidate_half(&trained->network, n, adapter->z,
 						   trained->interaction.width, adapter->half);
 	if (trained->recency > 0)

@@ -82,6 +82,7 @@ PredictorInit(Predictor *predictor, const TrainedNetwork *trained)
 		scoring = Max(scoring, maml_score_size(shape, SCORE_ROWS));
 	}
 	predictor->trained = trained;
+	TrainedNetworkAdapts(trained);
 	predictor->x = Numbers(trained->entity.width, 1);
 	predictor->embedding = Numbers(network_embedding_size(shape), 1);
 	predictor->prior = Numbers(network_embedding_size(shape), 1);
