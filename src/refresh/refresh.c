@@ -1025,6 +1025,19 @@ Finish(void *argument)
 	return true;
 }
 
+/* Negatives are drawn here, from items that other servers need not have. */
+static void
+CheckShipped(const Refresh *refresh)
+{
+	for (int v = 0; v < refresh->versions; v++)
+		if (refresh->version[v].adapter.negatives > 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("embeddings of model \"%s\" are in foreign tables, and version %d was trained with negatives",
+							refresh->model->name, refresh->version[v].number),
+					 errhint("Refresh them on the servers that hold them, where a model is declared on their part of the rows.")));
+}
+
 /* A step: finds out about the versions to refresh. */
 static bool
 Prepare(void *argument)
@@ -1095,6 +1108,7 @@ Prepare(void *argument)
 	MemoryContextSwitchTo(refresh->context);
 	if (refresh->ships)
 	{
+		CheckShipped(refresh);
 		ShippedStatements(refresh);
 
 		/* the join of an entity that is there twice would have its rows twice */
