@@ -71,7 +71,7 @@
 /* Entities of a batch whose embeddings are stored by one statement. */
 #define PART_ENTITIES 500
 
-/* About what a hash join takes for a key, beside the key. */
+/* About what it takes to tell by a key whose a row is, beside the key. */
 #define HASHED_KEY_SIZE 56
 
 /* Parts of a pass wait in a buffer each. */
