@@ -685,6 +685,11 @@ ListEntities(void *argument)
 		strcmp(now.state, JOB_RUNNING) == 0)
 	{
 		EnterRefresh(refresh, &scope);
+
+		/* the others wait: what a parallel worker hands over is worth its price */
+		(void) set_config_option("parallel_tuple_cost", "0.01", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
 		LockRelations(refresh->model);
 		StaleListInit(&stale, source, &refresh->options, job->version,
 					  job->only_stale, job->started_at);
