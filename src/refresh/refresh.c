@@ -405,11 +405,11 @@ WriteBatches(Listing *listing, int size)
 	listing->size = 0;
 }
 
-/* What the rows that are kept may take. */
+/* What the rows that are kept may take; queries have a quarter. */
 static Size
 MemoryOfRows(void)
 {
-	return (Size) refresh_work_mem * 1024 / 2;
+	return (Size) refresh_work_mem * 1024 / 8 * 5;
 }
 
 /* Entities that each version's adapter has memory for at a time. */
