@@ -109,7 +109,7 @@ static const OptionSpec option_specs[] = {
 	INTEGER(min_count, 1, PG_INT32_MAX, 1),
 	INTEGER(max_categories, 1, 10000000, 100000),
 	INTEGER(epochs, 1, 10000, 16),
-	INTEGER(patience, 1, 10000, 4),
+	INTEGER(patience, 1, 10000, OPTION_UNSET),
 	INTEGER(batch_entities, 1, 65536, OPTION_UNSET),
 	NUMBER(learning_rate, 1e-9, 10, OPTION_UNSET),
 	NUMBER(weight_decay, 0, 1000, OPTION_UNSET),
@@ -441,10 +441,13 @@ FillIn(double *option, double value)
 		*option = value;
 }
 
-/* The rate, where nobody says it, of rows with so many negatives each. */
+/* What suits rows with so many negatives each, where nobody says it. */
 static void
-FinishInnerRate(ModelOptions *options, int negatives)
+FillInForNegatives(ModelOptions *options, int negatives)
 {
+	/* each epoch draws others, and so may fall behind by chance */
+	if (options->patience == OPTION_UNSET)
+		options->patience = negatives > 0 ? 8 : 4;
 	if (options->inner_rate != OPTION_UNSET)
 		return;
 
@@ -523,14 +526,14 @@ OptionsFinish(ModelOptions *options)
 
 	/* unless it takes a look at the labels how many negatives there will be */
 	if (options->negatives != OPTION_UNSET || options->items == NULL)
-		FinishInnerRate(options, Max(options->negatives, 0));
+		FillInForNegatives(options, Max(options->negatives, 0));
 }
 
 void
 OptionsSettle(ModelOptions *options, int negatives)
 {
 	options->negatives = negatives;
-	FinishInnerRate(options, negatives);
+	FillInForNegatives(options, negatives);
 }
 
 char *

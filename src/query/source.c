@@ -307,11 +307,13 @@ DeclaredFeatures(Oid relation, int count, char **declared, Encoder *encoder)
 
 	encoder->count = count;
 	encoder->features = palloc0(sizeof(Feature) * Max(count, 1));
+	encoder->has_lists = false;
 	for (int f = 0; f < count; f++)
 	{
 		names[f] = FeatureColumn(relation, declared[f],
 								 &encoder->features[f].kind);
 		encoder->features[f].name = names[f];
+		encoder->has_lists |= HasLists(&encoder->features[f]);
 		for (int other = 0; other < f; other++)
 			if (strcmp(names[other], names[f]) == 0)
 				ereport(ERROR,
