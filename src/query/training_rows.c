@@ -312,24 +312,16 @@ TrainedReaders(const Encoder *encoder, const SourceColumn *columns, int count)
 	return readers;
 }
 
-/*
- * The same of declared columns, which tell what their categories hold.  The
- * encoder has no layout yet, but its rows' codes are moved.
- */
+/* The same of declared columns, which tell what their categories hold. */
 static ColumnReader *
 DeclaredReaders(Encoder *encoder, const SourceColumn *columns, int count)
 {
 	for (int f = 0; f < count; f++)
-	{
-		Feature    *feature = &encoder->features[f];
-
-		encoder->has_lists = encoder->has_lists || HasLists(feature);
-		if (HasTable(feature))
-			feature->vocabulary.is_integer =
-				feature->kind == FEATURE_CATEGORIES ?
+		if (HasTable(&encoder->features[f]))
+			encoder->features[f].vocabulary.is_integer =
+				encoder->features[f].kind == FEATURE_CATEGORIES ?
 				CategoriesAreInteger(columns[f].type) :
 				CategoryIsInteger(columns[f].type);
-	}
 	return TrainedReaders(encoder, columns, count);
 }
 
