@@ -35,6 +35,11 @@ my $ranks = q{
 		(SELECT array_agg(float4send(limaml_score_vector('taste', member_id, limaml_candidate_vector('taste', i))) ORDER BY i) FROM generate_series(1, 13) i)
 	FROM generate_series(0, 21) member_id, limaml_rank('taste', member_id, 'SELECT item_id FROM generate_series(1, 13) item_id', 5) GROUP BY 1 ORDER BY 1};
 
+my $others = q{
+	SELECT member_id, (SELECT string_agg(e::text, ', ') FROM limaml_explain('taste', member_id, 7) e), (SELECT string_agg(n::text, ', ') FROM limaml_neighbors('taste', member_id, 5) n),
+		(SELECT limaml_adapt_agg(limaml_network('taste'), NULL, r) FROM rating r WHERE r.member_id = m.member_id)
+	FROM generate_series(0, 21) m (member_id) ORDER BY 1};
+
 sub same
 {
 	my ($what) = @_;
@@ -42,6 +47,7 @@ sub same
 	my $expected = $primary->safe_psql('postgres', $scores);
 	is($standby->safe_psql('postgres', $scores), $expected, $what);
 	is($standby->safe_psql('postgres', $ranks), $primary->safe_psql('postgres', $ranks), "$what, also when ranked");
+	is($standby->safe_psql('postgres', $others), $primary->safe_psql('postgres', $others), "$what, also when explained");
 	return $expected;
 }
 
@@ -63,6 +69,8 @@ for my $verb (
 	q{CALL limaml_refresh('taste')},
 	q{SELECT limaml_deploy('taste', 1)},
 	q{SELECT limaml_drop_model('taste')},
+	q{SELECT limaml_set_options('taste', '{"items": null}')},
+	q{SELECT limaml_enable_pgvector()},
 	q{SELECT limaml_import('taste', limaml_export('taste'))},
 	q{SELECT limaml_create_model('other', 'rating', '{member_id}', 'liked', 'at', '{item_id}')})
 {
