@@ -244,7 +244,13 @@ CREATE AGGREGATE hostile.max(integer) (SFUNC = int4larger, STYPE = integer, INIT
 CREATE TABLE hostile.rating (member_id integer);
 CREATE TABLE hostile.safe_embedding (member_id integer);
 CREATE DOMAIN hostile.int4 AS pg_catalog.text;
+CREATE DOMAIN hostile.trained_network AS pg_catalog.text;
+CREATE TABLE hostile.item (item_id integer);
+CREATE FUNCTION hostile.jsonb_build_object(text, integer) RETURNS jsonb LANGUAGE sql AS $$ SELECT hostile.trap(); SELECT '{}'::jsonb $$;
+CREATE FUNCTION hostile.nearer(public.meta_embedding, public.meta_embedding) RETURNS double precision LANGUAGE sql AS $$ SELECT hostile.trap(); SELECT 1.0::double precision $$;
+CREATE OPERATOR hostile.<-> (LEFTARG = public.meta_embedding, RIGHTARG = public.meta_embedding, FUNCTION = hostile.nearer);
 RESET ROLE;
+CREATE TABLE item AS SELECT DISTINCT ON (item_id) item_id, year FROM rating;
 SET search_path = hostile, hostile_test, public, pg_catalog;
 SELECT public.limaml_create_model('safe', 'hostile_test.rating', '{member_id}', 'liked', 'at', '{item_id:category,year}', 'hostile_test.member', '{age}', 'hostile_test.safe_embedding',
 	'{"embedding_size": 4, "meta_hidden": [3], "global_hidden": [5], "epochs": 1, "category_size": 2}');
@@ -255,6 +261,19 @@ SELECT interactions, adapted_through FROM hostile_test.safe_embedding WHERE memb
 SELECT public.limaml_score('safe', 1, 1, 2) OPERATOR(pg_catalog.>) 0 AS scored, public.limaml_adapt('safe', 1) OPERATOR(public.=) public.limaml_embedding('safe', 1) AS adapted;
 SELECT public.limaml_deploy('safe');
 SELECT public.limaml_import('safe', public.limaml_export('safe'));
+SELECT pg_catalog.count(*) FROM public.limaml_explain('safe', 1, 1, 2);
+SELECT pg_catalog.count(*) FROM public.limaml_neighbors('safe', 1, 3);
+SELECT public.limaml_adapt_agg(public.limaml_network('safe', 1), m, r) OPERATOR(public.=) public.limaml_adapt('safe', 1) AS aggregated
+FROM hostile_test.rating r, hostile_test.member m WHERE r.member_id OPERATOR(pg_catalog.=) 1 AND m.member_id OPERATOR(pg_catalog.=) 1 GROUP BY m.member_id, m;
+SELECT public.limaml_drop_model('safe');
+SELECT public.limaml_create_model('safe', 'hostile_test.rating', '{member_id}', NULL, 'at', '{item_id:category,year}', 'hostile_test.member', '{age}', 'hostile_test.safe_embedding',
+	'{"embedding_size": 4, "meta_hidden": [3], "global_hidden": [5], "epochs": 1, "category_size": 2, "items": "hostile_test.item", "item_key": "item_id", "negative_sampling": "popularity"}');
+SELECT version, entities, interactions FROM public.limaml_train('safe');
+CALL public.limaml_refresh('safe');
+SELECT public.limaml_adapt('safe', 1) OPERATOR(public.=) public.limaml_embedding('safe', 1) AS adapted;
+SELECT pg_catalog.count(*) FROM public.limaml_evaluate('safe') WHERE segment OPERATOR(pg_catalog.=) 'all';
+SET search_path = '';
+SELECT public.limaml_adapt('safe', 2) OPERATOR(public.=) public.limaml_embedding('safe', 2) AS adapted;
 SELECT public.limaml_drop_model('safe');
 SET search_path = hostile_test, public;
 
