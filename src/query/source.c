@@ -307,11 +307,16 @@ DeclaredFeatures(Oid relation, int count, char **declared, Encoder *encoder)
 
 	encoder->count = count;
 	encoder->features = palloc0(sizeof(Feature) * Max(count, 1));
+	encoder->has_lists = false;
 	for (int f = 0; f < count; f++)
 	{
 		names[f] = FeatureColumn(relation, declared[f],
 								 &encoder->features[f].kind);
 		encoder->features[f].name = names[f];
+
+		/* rows are moved about before anything is laid out */
+		encoder->has_lists = encoder->has_lists ||
+			HasLists(&encoder->features[f]);
 		for (int other = 0; other < f; other++)
 			if (strcmp(names[other], names[f]) == 0)
 				ereport(ERROR,
@@ -913,8 +918,16 @@ AppendRecord(StringInfo sql, int count, const SourceColumn *const *columns,
 		appendStringInfo(sql, "%s.limaml_row",
 						 quote_identifier(get_namespace_name(ExtensionSchema())));
 	for (int c = 0; c < count; c++)
-		appendStringInfo(sql, "%s%s.%s", c > 0 ? ", " : "(", alias,
-						 quote_identifier(columns[c]->name));
+	{
+		appendStringInfoString(sql, c > 0 ? ", " : "(");
+
+		/* a label that there is no column for */
+		if (columns[c]->name == NULL)
+			appendStringInfoString(sql, "true");
+		else
+			appendStringInfo(sql, "%s.%s", alias,
+							 quote_identifier(columns[c]->name));
+	}
 	appendStringInfoChar(sql, ')');
 }
 

@@ -1088,6 +1088,12 @@ Prepare(void *argument)
 		/* once for all batches, and before it is asked how much memory is left */
 		if (version->adapter.negatives > 0)
 		{
+			if (refresh->ships)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("embeddings of model \"%s\" are in foreign tables, and version %d was trained with negatives",
+								model->name, version->number),
+						 errhint("Refresh them on the servers that hold them, where a model is declared on their part of the rows.")));
 			LockForReading(version->adapter.source.items);
 			AdapterReadItems(&version->adapter, false);
 		}
