@@ -580,7 +580,9 @@ ReadList(ColumnReader *reader, const Feature *feature, Datum datum,
 				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 				 errmsg("array of feature \"%s\" has %d dimensions, where one is expected",
 						feature->name, ARR_NDIM(array))));
-	deconstruct_array(array, reader->element_type, reader->element_length,
+
+	/* elements may be of a domain over the type */
+	deconstruct_array(array, ARR_ELEMTYPE(array), reader->element_length,
 					  reader->element_by_value, reader->element_align, values,
 					  nulls, &count);
 	return count;

@@ -432,6 +432,17 @@ ColumnField(JsonbContainer *object, const char *name)
 		StringField(object, name);
 }
 
+/* Negatives per positive row, of which a file need not say anything. */
+static int
+NegativesField(JsonbContainer *options)
+{
+	JsonbValue *value = getKeyJsonValueFromContainer(options, "negatives",
+													 strlen("negatives"), NULL);
+
+	return value == NULL || value->type == jbvNull ? 0 :
+		IntegerField(options, "negatives", 0, PG_INT32_MAX);
+}
+
 static int
 ChoiceField(JsonbContainer *object, const char *name,
 			const char *const *labels)
@@ -731,6 +742,7 @@ ReadMetadata(TrainedNetwork *trained, Jsonb *json)
 	trained->options = JsonbToCString(NULL, options->val.binary.data,
 									  options->val.binary.len);
 	trained->weight = ColumnField(options->val.binary.data, "weight");
+	trained->negatives = NegativesField(options->val.binary.data);
 
 	if (network_embedding_size(shape) != embedding_size ||
 		shape->meta_width[0] != trained->entity.width)

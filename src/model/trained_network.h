@@ -51,6 +51,7 @@ typedef struct TrainedNetwork
 	int			personalization;
 	double		recency;		/* 0: off */
 	int			support_rows;
+	int			negatives;		/* per positive row, or 0 */
 	Encoder		entity;			/* meta features -> x */
 	Encoder		interaction;	/* features -> z */
 	const char *options;		/* JSON */

@@ -130,6 +130,25 @@ BindingContext(MemoryContext parent)
 								 ALLOCSET_SMALL_SIZES);
 }
 
+static bool
+IsSameNetwork(const TrainedNetwork *a, const TrainedNetwork *b)
+{
+	return memcmp(a->digest, b->digest, SAFETENSORS_DIGEST_BYTES) == 0;
+}
+
+/*
+ * The call site's use of a network, whatever it was known by; or NULL.  There
+ * is never another: all rows of a group have times of the one type that it has.
+ */
+static NetworkUse *
+UseOfNetwork(FunctionCallInfo fcinfo, const TrainedNetwork *trained)
+{
+	for (NetworkUse *use = GetCall(fcinfo)->first; use; use = use->next)
+		if (IsSameNetwork(use->trained, trained))
+			return use;
+	return NULL;
+}
+
 /* A use of the network that has been found in this context. */
 static NetworkUse *
 AddUse(FunctionCallInfo fcinfo, MemoryContext context,
@@ -137,9 +156,18 @@ AddUse(FunctionCallInfo fcinfo, MemoryContext context,
 	   struct varlena *file)
 {
 	AdaptCall  *call = GetCall(fcinfo);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	NetworkUse *use = palloc0(sizeof(NetworkUse));
+	MemoryContext old;
+	NetworkUse *use;
 
+	if (trained->negatives > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("network %08x was trained with negatives, which limaml_adapt_agg does not draw",
+						trained->fingerprint),
+				 errdetail("They follow from the entity's key and from all items."),
+				 errhint("Use limaml_adapt, or the embeddings that limaml_refresh stores.")));
+	old = MemoryContextSwitchTo(context);
+	use = palloc0(sizeof(NetworkUse));
 	use->context = context;
 	use->trained = trained;
 	use->value = *value;
@@ -164,6 +192,7 @@ UseOfArgument(FunctionCallInfo fcinfo, int argument)
 	MemoryContext context;
 	MemoryContext old;
 	const TrainedNetwork *trained;
+	NetworkUse *other;
 	struct varlena *given;
 	Datum		value;
 
@@ -179,6 +208,12 @@ UseOfArgument(FunctionCallInfo fcinfo, int argument)
 
 	context = NewUseContext();
 	trained = NetworkOfValue(value, &known, context);
+	other = UseOfNetwork(fcinfo, trained);
+	if (other)
+	{
+		MemoryContextDelete(context);
+		return other;
+	}
 	given = (struct varlena *) DatumGetPointer(value);
 	old = MemoryContextSwitchTo(context);
 
@@ -199,6 +234,7 @@ UseOfFile(FunctionCallInfo fcinfo, const char *bytes, Size size)
 	NetworkValue known = {0};
 	MemoryContext context;
 	const TrainedNetwork *trained;
+	NetworkUse *other;
 	struct varlena *file;
 
 	for (NetworkUse *use = call->first; use; use = use->next)
@@ -207,6 +243,12 @@ UseOfFile(FunctionCallInfo fcinfo, const char *bytes, Size size)
 
 	context = NewUseContext();
 	trained = NetworkOfFile(bytes, size, &known, context);
+	other = UseOfNetwork(fcinfo, trained);
+	if (other)
+	{
+		MemoryContextDelete(context);
+		return other;
+	}
 	file = MemoryContextAlloc(context, VARHDRSZ + size);
 	SET_VARSIZE(file, VARHDRSZ + size);
 	memcpy(VARDATA(file), bytes, size);
@@ -216,8 +258,7 @@ UseOfFile(FunctionCallInfo fcinfo, const char *bytes, Size size)
 static void
 CheckSameNetwork(const NetworkUse *a, const NetworkUse *b)
 {
-	if (memcmp(a->trained->digest, b->trained->digest,
-			   SAFETENSORS_DIGEST_BYTES) != 0)
+	if (!IsSameNetwork(a->trained, b->trained))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("limaml_adapt_agg was given network %08x and network %08x in one group",
@@ -826,8 +867,15 @@ limaml_network(PG_FUNCTION_ARGS)
 static TupleDesc
 RowDesc(int count, const Oid *types)
 {
-	TupleDesc	desc = CreateTemplateTupleDesc(count);
+	TupleDesc	desc;
 
+	/* an array has any number, and a descriptor counts in 16 bits */
+	if (count > MaxTupleAttributeNumber)
+		ereport(ERROR,
+				(errcode(ERRCODE_TOO_MANY_COLUMNS),
+				 errmsg("number of columns (%d) exceeds limit (%d)",
+						count, MaxTupleAttributeNumber)));
+	desc = CreateTemplateTupleDesc(count);
 	for (int i = 0; i < count; i++)
 		TupleDescInitEntry(desc, i + 1, psprintf("f%d", i + 1), types[i], -1,
 						   0);

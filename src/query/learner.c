@@ -917,6 +917,7 @@ LearnerCreate(const ModelOptions *options, TrainedNetwork *trained,
 	trained->personalization = options->personalization;
 	trained->recency = options->recency;
 	trained->support_rows = options->support_rows;
+	trained->negatives = options->negatives;
 	trained->options = OptionsToJson(options);
 	trained->label = rows->source.label.name;
 	trained->event_time = rows->source.event_time.name;

@@ -915,8 +915,16 @@ AppendRecord(StringInfo sql, int count, const SourceColumn *const *columns,
 		appendStringInfo(sql, "%s.limaml_row",
 						 quote_identifier(get_namespace_name(ExtensionSchema())));
 	for (int c = 0; c < count; c++)
-		appendStringInfo(sql, "%s%s.%s", c > 0 ? ", " : "(", alias,
-						 quote_identifier(columns[c]->name));
+	{
+		appendStringInfoString(sql, c > 0 ? ", " : "(");
+
+		/* a label that there is no column for */
+		if (columns[c]->name == NULL)
+			appendStringInfoString(sql, "true");
+		else
+			appendStringInfo(sql, "%s.%s", alias,
+							 quote_identifier(columns[c]->name));
+	}
 	appendStringInfoChar(sql, ')');
 }
 

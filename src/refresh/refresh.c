@@ -1030,19 +1030,6 @@ Finish(void *argument)
 	return true;
 }
 
-/* Negatives are drawn here, from items that other servers need not have. */
-static void
-CheckShipped(const Refresh *refresh)
-{
-	for (int v = 0; v < refresh->versions; v++)
-		if (refresh->version[v].adapter.negatives > 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("embeddings of model \"%s\" are in foreign tables, and version %d was trained with negatives",
-							refresh->model->name, refresh->version[v].number),
-					 errhint("Refresh them on the servers that hold them, where a model is declared on their part of the rows.")));
-}
-
 /* A step: finds out about the versions to refresh. */
 static bool
 Prepare(void *argument)
@@ -1106,6 +1093,12 @@ Prepare(void *argument)
 		/* once for all batches, and before it is asked how much memory is left */
 		if (version->adapter.negatives > 0)
 		{
+			if (refresh->ships)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("embeddings of model \"%s\" are in foreign tables, and version %d was trained with negatives",
+								model->name, version->number),
+						 errhint("Refresh them on the servers that hold them, where a model is declared on their part of the rows.")));
 			LockForReading(version->adapter.source.items);
 			AdapterReadItems(&version->adapter, false);
 		}
@@ -1113,7 +1106,6 @@ Prepare(void *argument)
 	MemoryContextSwitchTo(refresh->context);
 	if (refresh->ships)
 	{
-		CheckShipped(refresh);
 		ShippedStatements(refresh);
 
 		/* the join of an entity that is there twice would have its rows twice */

@@ -210,6 +210,7 @@ FROM (VALUES ('2024-01-01'::timestamptz)) _ (at);
 SELECT limaml_row(1, 'x', NULL, ARRAY[1, 2], ROW(1, 2)), limaml_row(VARIADIC ARRAY[1, NULL, 3]), limaml_row(VARIADIC '{}'::int[]), limaml_row(VARIADIC NULL::int[]);
 SELECT pg_typeof(limaml_row(1)), limaml_row(1, 'a'::text) = ROW(1, 'a'::text) AS as_row;
 SELECT limaml_row();
+SELECT limaml_row(VARIADIC array_fill(1, ARRAY[100000]));
 
 -- limaml_network: a version's, or the deployed one's
 SELECT limaml_network('taste') = network AS deployed, limaml_network('taste', version) = network AS by_number, pg_typeof(limaml_network('taste')) FROM limaml.version WHERE model = 'taste';
@@ -280,6 +281,9 @@ SELECT interaction, say(format($$SELECT limaml_adapt_agg(limaml_network('weighte
 SELECT interaction, say(format($$SELECT limaml_adapt_agg(limaml_network('squared'), m, %s) FROM rating i, member m WHERE m.member_id = 1$$, interaction)) FROM unnest(ARRAY[
 	'i', 'ROW(''NaN''::float8, 1, ''k1''::text, 2)', 'ROW(1e300::float8, 1, ''k1''::text, 2)', 'ROW(-3, 1, ''k1''::text, 2)']) interaction;
 SELECT say($$SELECT limaml_adapt_agg(limaml_network('taste'), NULL, i) FROM (SELECT limaml_row(true, now(), 1, 2, 'k1', 3) AS i UNION ALL SELECT limaml_row(true, now()::timestamp, 1, 2, 'k1', 3)) _$$);
+-- nor by two files that say they are one network: all rows are kept alike
+SELECT say($$SELECT limaml_adapt_agg(CASE WHEN n = 1 THEN network ELSE set_byte(network, 0, get_byte(network, 0) # 1) END, NULL, i)
+	FROM (SELECT 1 AS n, limaml_row(true, 1::bigint, 1, 2, 'k1', 3) AS i UNION ALL SELECT n, limaml_row(true, n::numeric, 1, 2, 'k1', 3) FROM generate_series(2, 9) n) _, limaml_network('taste') network$$);
 SELECT limaml_adapt_agg(limaml_network('taste'), m, i, 1) FROM rating i, member m;
 SELECT limaml_adapt_agg_final(NULL);
 

@@ -269,6 +269,37 @@ SELECT limaml_adapt('liked', 1);
 SELECT limaml_set_options('plays', '{"items": "item", "item_key": null}');
 SELECT limaml_adapt('plays', 2) = embedding AS as_before FROM plays_embedding WHERE member_id = 2 AND version = 1;
 
+-- Lists of codes move along with the rows that negatives are made of: a vector
+-- is as its elements are, and arrays train, adapt and are evaluated
+CREATE TABLE spot AS SELECT item_id, (item_id % 4)::real AS x, (item_id % 7)::real AS y, ARRAY[item_id % 4, item_id % 7]::real[] AS xy, ARRAY['t' || item_id % 5, 't' || item_id % 3] AS tags FROM item;
+CREATE TABLE visit AS SELECT member_id, item_id, at, hour, x, y, xy, tags FROM play JOIN spot USING (item_id);
+SELECT create_small('numbers', 'visit', features => '{item_id:category,x,y,hour}', options => '{"items": "spot", "item_key": "item_id"}');
+SELECT create_small('vectors', 'visit', features => '{item_id:category,xy,hour}', options => '{"items": "spot", "item_key": "item_id"}');
+SELECT create_small('tags', 'visit', features => '{tags,xy,hour}', options => '{"items": "spot", "item_key": "item_id", "epochs": 2, "support_rows": 5}');
+SELECT model, limaml_train(model) IS NOT NULL AS trained FROM unnest('{numbers,vectors,tags}'::text[]) model;
+SELECT log_of('numbers') = log_of('vectors') AS same_training;
+CALL limaml_refresh('numbers');
+CALL limaml_refresh('vectors');
+CALL limaml_refresh('tags');
+SELECT count(*), bool_and(n.embedding::real[] = v.embedding::real[]) AS same, bool_and(v.embedding = limaml_adapt('vectors', member_id)) AS adapt, bool_and(t.embedding = limaml_adapt('tags', member_id)) AS adapt_on_tags
+FROM numbers_embedding n JOIN vectors_embedding v USING (member_id) JOIN tags_embedding t USING (member_id);
+SELECT count(*) > 0 AS metrics, bool_and(n.value IS NOT DISTINCT FROM v.value) AS same FROM limaml_evaluate('numbers') n FULL JOIN limaml_evaluate('vectors') v USING (segment, metric);
+SELECT count(DISTINCT metric) FROM limaml_evaluate('tags');
+
+-- The aggregate sees neither items nor keys, and so do other servers
+DO $$ BEGIN
+	PERFORM limaml_adapt_agg(limaml_network('numbers'), NULL, limaml_row(true, at, item_id, x, y, hour)) FROM visit;
+EXCEPTION WHEN feature_not_supported THEN
+	RAISE WARNING '%', regexp_replace(SQLERRM, 'network [0-9a-f]{8}', 'network N');
+END $$;
+CREATE FOREIGN DATA WRAPPER nothing;
+CREATE SERVER nowhere FOREIGN DATA WRAPPER nothing;
+ALTER TABLE tags_embedding DROP CONSTRAINT tags_embedding_pkey;
+DROP TABLE tags_embedding_v1;
+CREATE FOREIGN TABLE tags_embedding_v1 PARTITION OF tags_embedding FOR VALUES IN (1) SERVER nowhere;
+CALL limaml_refresh('tags');
+DROP FOREIGN DATA WRAPPER nothing CASCADE;
+
 -- Memory is bounded, and so is the time of ranking
 SET maintenance_work_mem = '1MB';
 CREATE TABLE endless AS SELECT i AS item_id, 'odd' AS kind FROM generate_series(1, 130000) i;
