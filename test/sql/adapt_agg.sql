@@ -289,7 +289,7 @@ SELECT say($$SELECT limaml_adapt_agg(limaml_network('taste'), NULL, i) FROM (SEL
 SELECT say($$SELECT limaml_adapt_agg(CASE WHEN n = 1 THEN network ELSE set_byte(network, 0, get_byte(network, 0) # 1) END, NULL, i)
 	FROM (SELECT 1 AS n, limaml_row(true, 1::bigint, 1, 2, 'k1', 3) AS i UNION ALL SELECT n, limaml_row(true, n::numeric, 1, 2, 'k1', 3) FROM generate_series(2, 9) n) _, limaml_network('taste') network$$);
 SELECT limaml_adapt_agg(limaml_network('taste'), m, i, 1) FROM rating i, member m;
-SELECT limaml_adapt_agg_final(NULL);
+SELECT say('SELECT limaml_adapt_agg_final(NULL)') <> 'no error' AS refused;
 
 -- A network that does not say which columns are which, and one whose digest
 -- does not come first
