@@ -8,7 +8,9 @@
 #   make bench [PEERS=folder]   how fast it is; bench-quick in two minutes
 #   make bench-quality DATA=../shared/data
 #   make bench-refresh [ENTITIES=50000]
+#   make bench-curves [ENTITIES=1000000] [ITEMS=10000000]
 #   make docs-figures DATA=../shared/data
+#   make docs-performance [PEERS=folder] [PARTS='core server curves']
 #
 # demo, test and the benchmarks install the Debian packages that are missing
 # (tools/setup), so they start on a machine with nothing but make.
@@ -122,8 +124,8 @@ docs-figures:
 	@$(AGAIN) -s installed
 	@DATA="$(BENCH_DATA)" DATASETS="$(DATASETS)" SEEDS="$(SEEDS)" test/bench/evaluation/run
 
-# PEERS is the folder of torch_limaml.py, to race against.  Both parts run, also
-# where a figure of the first falls short.
+# PEERS is the folder of torch_limaml.py, to race against.  All parts run, also
+# where a figure of the first falls short; curves to a tenth of their length.
 BENCH = PEERS="$(and $(PEERS),$(abspath $(PEERS)))" ROUNDS="$(ROUNDS)" QUICK="$(QUICK)" \
 	ENTITIES="$(ENTITIES)" ITEMS="$(ITEMS)"
 
@@ -133,7 +135,10 @@ bench bench-quick:
 	@$(AGAIN) -s installed
 	@status=0; for part in core server; do \
 		$(BENCH) test/bench/$$part/run || status=1; \
-	done; exit $$status
+	done; \
+	[ -n "$(QUICK)" ] || ENTITIES=$(or $(ENTITIES),100000) ITEMS=$(or $(ITEMS),1000000) \
+		test/bench/curves/run || status=1; \
+	exit $$status
 
 bench-core:
 	@tools/setup bench
@@ -143,6 +148,18 @@ bench-server:
 	@tools/setup bench
 	@$(AGAIN) -s installed
 	@$(BENCH) test/bench/server/run
+
+bench-curves:
+	@tools/setup bench
+	@$(AGAIN) -s installed
+	@$(BENCH) test/bench/curves/run
+
+# What docs/performance.md shows: measured, drawn and written into it.
+PARTS ?= core server curves
+docs-performance:
+	@tools/setup docs
+	@$(AGAIN) -s installed
+	@$(BENCH) test/bench/curves/page $(PARTS)
 
 # In a cluster of its own, whose processes it kills.
 bench-refresh:
@@ -158,4 +175,4 @@ check-unit check-unit-sanitize:
 check-rooms:
 	tools/check-rooms
 
-.PHONY: all installed demo test check-server bench bench-quick bench-core bench-server bench-quality bench-refresh docs-figures check-rooms check-unit check-unit-sanitize
+.PHONY: all installed demo test check-server bench bench-quick bench-core bench-server bench-curves bench-quality bench-refresh docs-figures docs-performance check-rooms check-unit check-unit-sanitize

@@ -285,6 +285,15 @@ CatalogCheckOwner(const Model *model, const char *verb)
 }
 
 void
+CatalogCheckLoss(const Model *model, const ModelOptions *options)
+{
+	if (model->label == NULL && options->loss != LOSS_BINARY)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"loss\" must be \"binary\" where label is null")));
+}
+
+void
 CatalogOptions(const Model *model, const Jsonb *given, ModelOptions *options)
 {
 	OptionsDefault(options);
@@ -292,6 +301,7 @@ CatalogOptions(const Model *model, const Jsonb *given, ModelOptions *options)
 	if (given)
 		OptionsApply(options, given, OPTIONS_OF_TRAINING);
 	OptionsFinish(options);
+	CatalogCheckLoss(model, options);
 }
 
 void

@@ -85,6 +85,9 @@ extern bytea *CatalogValidationNetwork(const Model *model, int version);
 /* An error unless the caller is the model's owner or a member of it. */
 extern void CatalogCheckOwner(const Model *model, const char *verb);
 
+/* An error where a model without label has a loss that needs one. */
+extern void CatalogCheckLoss(const Model *model, const ModelOptions *options);
+
 /* The model's options, those of `given` (may be NULL) laid over them. */
 extern void CatalogOptions(const Model *model, const Jsonb *given,
 						   ModelOptions *options);

@@ -239,6 +239,13 @@ NetworkOfFile(const char *bytes, Size size, NetworkValue *known,
 {
 	CacheEntry *entry = FindByStart(bytes, size, size);
 
+	/* such as the name of a model, which is a value of type bytea as well */
+	if (entry == NULL && (size <= sizeof(uint64) || bytes[sizeof(uint64)] != '{'))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("network is a value of %zu bytes that is not a safetensors file",
+						size),
+				 errhint("The network of a model is limaml_network(model).")));
 	if (entry == NULL)
 	{
 		MemoryContext scratch = ScratchContext();

@@ -9,6 +9,7 @@
 
 #include <math.h>
 
+#include "catalog/namespace.h"
 #include "common/shortest_dec.h"
 #include "model/embedding.h"
 #include "model/options.h"
@@ -16,6 +17,7 @@
 #include "utils/float.h"
 #include "utils/json.h"
 #include "utils/numeric.h"
+#include "utils/varlena.h"
 
 const char *const personalization_labels[] = {
 	"limaml", "first_order", "none", "id", "head", "full", NULL
@@ -107,7 +109,7 @@ static const OptionSpec option_specs[] = {
 	INTEGER(min_count, 1, PG_INT32_MAX, 1),
 	INTEGER(max_categories, 1, 10000000, 100000),
 	INTEGER(epochs, 1, 10000, 16),
-	INTEGER(patience, 1, 10000, 4),
+	INTEGER(patience, 1, 10000, OPTION_UNSET),
 	INTEGER(batch_entities, 1, 65536, OPTION_UNSET),
 	NUMBER(learning_rate, 1e-9, 10, OPTION_UNSET),
 	NUMBER(weight_decay, 0, 1000, OPTION_UNSET),
@@ -269,6 +271,16 @@ OptionErrorContext(void *arg)
 	errcontext("option \"%s\"", ((const OptionSpec *) arg)->name);
 }
 
+/* Begins what is reported with the option's name, until the callback is popped. */
+static void
+PushOptionContext(const OptionSpec *spec, ErrorContextCallback *callback)
+{
+	callback->callback = OptionErrorContext;
+	callback->arg = unconstify(OptionSpec *, spec);
+	callback->previous = error_context_stack;
+	error_context_stack = callback;
+}
+
 /* An interval from 0, or (least) longer. */
 static Interval *
 IntervalValue(const OptionSpec *spec, const JsonbValue *value)
@@ -279,10 +291,7 @@ IntervalValue(const OptionSpec *spec, const JsonbValue *value)
 
 	if (value->type != jbvString)
 		WrongValue(spec, "an interval, such as \"15 minutes\"");
-	callback.callback = OptionErrorContext;
-	callback.arg = unconstify(OptionSpec *, spec);
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
+	PushOptionContext(spec, &callback);
 	interval = DatumGetIntervalP(DirectFunctionCall3(interval_in,
 													 CStringGetDatum(pnstrdup(value->val.string.val,
 																			  value->val.string.len)),
@@ -294,6 +303,27 @@ IntervalValue(const OptionSpec *spec, const JsonbValue *value)
 										  IntervalPGetDatum(&zero))) < spec->least)
 		WrongValue(spec, spec->least > 0 ? "longer than 0" : "0 or longer");
 	return interval;
+}
+
+/* The name of a column, or that of a relation as SQL would have it. */
+static char *
+NameValue(const OptionSpec *spec, const JsonbValue *value)
+{
+	bool		is_column = spec->kind == OPTION_COLUMN;
+	char	   *name;
+	ErrorContextCallback callback;
+
+	if (value->type != jbvString)
+		WrongValue(spec, is_column ? "the name of a column" :
+				   "the name of a relation");
+	name = pnstrdup(value->val.string.val, value->val.string.len);
+	if (!is_column)
+	{
+		PushOptionContext(spec, &callback);
+		makeRangeVarFromNameList(textToQualifiedNameList(cstring_to_text(name)));
+		error_context_stack = callback.previous;
+	}
+	return name;
 }
 
 static void
@@ -347,11 +377,7 @@ SetOption(ModelOptions *options, const OptionSpec *spec,
 			break;
 		case OPTION_COLUMN:
 		case OPTION_RELATION:
-			if (value->type != jbvString)
-				WrongValue(spec, spec->kind == OPTION_COLUMN ?
-						   "the name of a column" : "the name of a relation");
-			*(char **) field = pnstrdup(value->val.string.val,
-										value->val.string.len);
+			*(char **) field = NameValue(spec, value);
 			break;
 		case OPTION_INTERVAL:
 			*(Interval **) field = IntervalValue(spec, value);
@@ -415,10 +441,13 @@ FillIn(double *option, double value)
 		*option = value;
 }
 
-/* The rate, where nobody says it, of rows with so many negatives each. */
+/* What suits rows with so many negatives each, where nobody says it. */
 static void
-FinishInnerRate(ModelOptions *options, int negatives)
+FillInForNegatives(ModelOptions *options, int negatives)
 {
+	/* each epoch draws others, and so may fall behind by chance */
+	if (options->patience == OPTION_UNSET)
+		options->patience = negatives > 0 ? 8 : 4;
 	if (options->inner_rate != OPTION_UNSET)
 		return;
 
@@ -497,14 +526,14 @@ OptionsFinish(ModelOptions *options)
 
 	/* unless it takes a look at the labels how many negatives there will be */
 	if (options->negatives != OPTION_UNSET || options->items == NULL)
-		FinishInnerRate(options, Max(options->negatives, 0));
+		FillInForNegatives(options, Max(options->negatives, 0));
 }
 
 void
 OptionsSettle(ModelOptions *options, int negatives)
 {
 	options->negatives = negatives;
-	FinishInnerRate(options, negatives);
+	FillInForNegatives(options, negatives);
 }
 
 char *

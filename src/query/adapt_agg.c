@@ -434,7 +434,15 @@ BindInteraction(NetworkUse *use, Oid type, int32 typmod)
 
 	if (StartBinding(binding, type, typmod, columns, features))
 	{
-		if (trained->label == NULL || trained->event_time == NULL)
+		if (trained->label == NULL && trained->event_time)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("network %08x names no label column",
+							trained->fingerprint),
+					 errdetail("All that it was trained on happened, or another program wrote it."),
+					 errhint("Give interactions by place, as limaml_row(%s), those that did not happen with a label that is false.",
+							 PlacesText(use, true))));
+		if (trained->event_time == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("network %08x does not say which columns are label and event time",

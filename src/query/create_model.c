@@ -105,10 +105,7 @@ CheckDeclaration(const Model *model, const ModelOptions *options,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("label must not be null without the option \"items\""),
 				 errdetail("Where every row is a positive, negatives are drawn from the relation of candidates that this option names.")));
-	if (model->label == NULL && options->loss != LOSS_BINARY)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("option \"loss\" must be \"binary\" where label is null")));
+	CatalogCheckLoss(model, options);
 	if (model->meta_features > 0 && !OidIsValid(model->entities))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

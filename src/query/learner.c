@@ -1079,7 +1079,7 @@ LearnEpochs(const ModelOptions *options, TrainedNetwork *trained,
 			if (validate)
 				KeepAverage(learner);
 		}
-		if (epoch - log->epochs >= options->patience)
+		if (epoch - log->epochs >= learner->options->patience)
 			break;
 	}
 	log->records[log->best].kept = true;

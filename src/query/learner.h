@@ -5,8 +5,9 @@
  *
  * Each epoch reads the example store in an order of its own: per batch of
  * entities it has the meta-gradient computed, maybe by several processes, hands
- * the rows' part of it on to the vectors, and takes an optimizer step.  What is judged and kept is the mean of the parameters
- * over an epoch, not where the last batch left them.
+ * the rows' part of it on to the vectors, and takes an optimizer step.  What is
+ * judged and kept is the mean of the parameters over an epoch, not where the
+ * last batch left them.
  *
  * All of that twice.  At first the newest rows of every entity only validate,
  * and so tell how many epochs are best.  But those rows are the ones most like

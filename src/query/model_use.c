@@ -386,6 +386,8 @@ MayReadEntities(const ModelUse *use)
 	Oid			relation = use->model->entities;
 	const Encoder *encoder = &use->trained->entity;
 
+	/* an error where there is none to have a schema */
+	ModelRelationName(use->model, relation, "entities");
 	if (!NamespaceIsUsable(get_rel_namespace(relation), GetUserId()))
 		return false;
 	if (pg_class_aclcheck(relation, GetUserId(), ACL_SELECT) == ACLCHECK_OK)

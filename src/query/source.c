@@ -313,10 +313,7 @@ DeclaredFeatures(Oid relation, int count, char **declared, Encoder *encoder)
 		names[f] = FeatureColumn(relation, declared[f],
 								 &encoder->features[f].kind);
 		encoder->features[f].name = names[f];
-
-		/* rows are moved about before anything is laid out */
-		encoder->has_lists = encoder->has_lists ||
-			HasLists(&encoder->features[f]);
+		encoder->has_lists |= HasLists(&encoder->features[f]);
 		for (int other = 0; other < f; other++)
 			if (strcmp(names[other], names[f]) == 0)
 				ereport(ERROR,

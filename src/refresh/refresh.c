@@ -71,7 +71,7 @@
 /* Entities of a batch whose embeddings are stored by one statement. */
 #define PART_ENTITIES 500
 
-/* About what a hash join takes for a key, beside the key. */
+/* About what it takes to tell by a key whose a row is, beside the key. */
 #define HASHED_KEY_SIZE 56
 
 /* Parts of a pass wait in a buffer each. */
@@ -405,11 +405,11 @@ WriteBatches(Listing *listing, int size)
 	listing->size = 0;
 }
 
-/* What the rows that are kept may take. */
+/* What the rows that are kept may take; queries have a quarter. */
 static Size
 MemoryOfRows(void)
 {
-	return (Size) refresh_work_mem * 1024 / 2;
+	return (Size) refresh_work_mem * 1024 / 8 * 5;
 }
 
 /* Entities that each version's adapter has memory for at a time. */
@@ -685,6 +685,11 @@ ListEntities(void *argument)
 		strcmp(now.state, JOB_RUNNING) == 0)
 	{
 		EnterRefresh(refresh, &scope);
+
+		/* the others wait: what a parallel worker hands over is worth its price */
+		(void) set_config_option("parallel_tuple_cost", "0.01", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
 		LockRelations(refresh->model);
 		StaleListInit(&stale, source, &refresh->options, job->version,
 					  job->only_stale, job->started_at);

@@ -263,6 +263,8 @@ SELECT limaml_adapt_agg(NULL, m, i) FROM rating i, member m;
 SELECT limaml_adapt_agg((SELECT network FROM limaml.version WHERE model = 'taste' AND version = 7), m, i) FROM rating i, member m;
 SELECT limaml_adapt_agg('taste', m, i) FROM rating i, member m;
 SELECT limaml_adapt_agg('\x'::bytea, m, i) FROM rating i, member m;
+SELECT limaml_adapt_agg('a model of this name', m, i) FROM rating i, member m;
+SELECT limaml_adapt_agg('\x02000000000000007b7d', m, i) FROM rating i, member m;
 SELECT regexp_replace(say($$SELECT limaml_adapt_agg(substr(limaml_network('taste'), 1, 1000), m, i) FROM rating i, member m$$), '\d+ bytes', 'N bytes', 'g');
 SELECT limaml_adapt_agg(overlay(limaml_network('taste') PLACING '\x00' FROM 40), m, i) FROM rating i, member m;
 SELECT limaml_adapt_agg(network, NULL, i) FROM rating i, limaml.version WHERE model = 'nobody';

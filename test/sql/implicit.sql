@@ -38,6 +38,10 @@ SELECT create_small('none', 'play', options => '{"items": "item", "loss": "squar
 SELECT create_small('none', 'play', options => '{"items": 5}');
 SELECT create_small('none', 'play', options => '{"items": "nosuch"}');
 SELECT create_small('none', 'play', options => '{"items": "not..a name"}');
+\set SHOW_CONTEXT errors
+SELECT create_small('none', 'play', options => '{"items": "item; DROP TABLE play"}');
+SELECT create_small('none', 'play', options => '{"items": "a.b.c.d"}');
+\set SHOW_CONTEXT never
 SELECT create_small('none', 'play', options => '{"items": "item_pkey"}');
 SELECT create_small('none', 'play', options => '{"items": "item", "item_key": 1}');
 SELECT create_small('none', 'play', options => '{"items": "item", "item_key": "nosuch"}');
@@ -89,6 +93,8 @@ SET max_parallel_maintenance_workers = 0;
 SELECT version FROM limaml_train('backwards');
 RESET max_parallel_maintenance_workers;
 SELECT log_of('plays') = log_of('liked') AS label, digest('plays') = digest('backwards') AS reordered;
+SELECT limaml_train('plays', '{"loss": "squared"}');
+SELECT limaml_set_options('plays', '{"loss": "squared"}');
 SELECT version FROM limaml_train('plays', '{"negatives": 1}');
 SELECT version FROM limaml_train('plays', '{"seed": 1}');
 SELECT count(DISTINCT digest('plays', v)) AS different FROM generate_series(1, 3) v;
@@ -186,6 +192,24 @@ SELECT version, interactions FROM limaml_train('greedy');
 CALL limaml_refresh('greedy');
 SELECT bool_and(limaml_adapt('greedy', member_id) = embedding) AS same, bool_and(loss_before >= 0) AS loss FROM greedy_embedding;
 SELECT count(DISTINCT arm) FROM limaml_compare('greedy', '{damped_mean,limaml}', 1);
+
+-- Arrays of one value are what the value would be, in negatives as well; those
+-- that the items lack are the interaction's
+CREATE VIEW play_arrays AS SELECT member_id, item_id, at, ARRAY[hour::text] AS hours, ARRAY[kind] AS kinds, ARRAY[price] AS prices, hour::text AS hour, kind, price FROM play;
+CREATE VIEW item_arrays AS SELECT item_id, ARRAY[kind] AS kinds, ARRAY[price] AS prices FROM item;
+SELECT create_small('values', 'play_arrays', features => '{item_id:category,hour,kind,price}', options => '{"items": "item", "epochs": 3}');
+SELECT create_small('arrays', 'play_arrays', features => '{item_id:category,hours,kinds,prices}', options => '{"items": "item_arrays", "item_key": "item_id", "epochs": 3}');
+SELECT version FROM limaml_train('values');
+SELECT version FROM limaml_train('arrays');
+SELECT log_of('values') = log_of('arrays') AS same;
+CALL limaml_refresh('values');
+CALL limaml_refresh('arrays');
+SELECT count(*), bool_and(v.embedding::real[] = a.embedding::real[]) AS same, bool_and(limaml_adapt('arrays', member_id) = a.embedding) AS adapt
+FROM values_embedding v JOIN arrays_embedding a USING (member_id);
+SELECT count(*), count(*) FILTER (WHERE a.value IS DISTINCT FROM v.value OR a.unadapted IS DISTINCT FROM v.unadapted) AS differ
+FROM limaml_evaluate('values') v JOIN limaml_evaluate('arrays') a USING (segment, metric);
+SELECT count(*), count(*) FILTER (WHERE a.value IS DISTINCT FROM v.value) AS differ
+FROM limaml_compare('values', '{none,id,limaml}', 1) v JOIN limaml_compare('arrays', '{none,id,limaml}', 1) a USING (arm, segment, metric);
 
 -- Keys of other types, items of a view, and rows of items that are not there
 CREATE TYPE flavour AS ENUM ('sweet', 'sour', 'salt', 'bitter', 'none');

@@ -321,6 +321,19 @@ SELECT limaml_score('m', 1, 5);
 SELECT limaml_embedding('m', 1);
 CALL limaml_refresh('m');
 SELECT limaml_drop_model('m');
+
+-- Where the entities are gone, those that have an embedding are scored with it
+CREATE TABLE short_rating AS SELECT m AS k, m * n % 7 AS f, n AS t, (m + n) % 3 = 0 AS l FROM generate_series(1, 5) m, generate_series(1, 6) n;
+CREATE TABLE short_lived AS SELECT m AS k, m AS a FROM generate_series(1, 9) m;
+SELECT limaml_create_model('m', 'short_rating', '{k}', 'l', 't', '{f}', 'short_lived', '{a}', options => '{"embedding_size": 2, "epochs": 1}');
+SELECT version FROM limaml_train('m');
+CALL limaml_refresh('m');
+DROP TABLE short_lived;
+SELECT limaml_score('m', 1, 5) BETWEEN 0 AND 1 AS scored;
+SELECT limaml_score('m', 9, 5);
+SELECT limaml_explain('m', 9, 5);
+SELECT limaml_neighbors('m', 9);
+SELECT limaml_drop_model('m');
 SELECT count(*) FROM limaml.model;
 SELECT count(*) FROM limaml.version;
 SELECT count(*) FROM limaml.training_log;

@@ -1,7 +1,7 @@
 /*
  * peak.c
  *	  The processor's own speed: as many multiply-adds in flight as registers
- *	  allow.
+ *	  allow, and loads that nothing waits for.
  */
 #include "peak.h"
 
@@ -9,6 +9,7 @@
 #include <time.h>
 
 #define ROUNDS 4000000
+#define BYTES_READ 2e9
 
 double
 cpu_seconds(void)
@@ -47,12 +48,36 @@ seconds_##set(void) \
 	return cpu_seconds() - start; \
 }
 
+/* The empty asm wants each vector in a register, and does nothing with it. */
+#define READ(i) __asm__ volatile("" : : "x"(at[i]))
+
+#define BANDWIDTH(set, bytes, flags) \
+__attribute__((target(flags), noinline)) \
+static double \
+read_seconds_##set(const real *memory, size_t size, int rounds) \
+{ \
+	const vector_##set *end = (const vector_##set *) memory + size / bytes; \
+	double		start = cpu_seconds(); \
+\
+	for (int round = 0; round < rounds; round++) \
+		for (const vector_##set *at = (const vector_##set *) memory; \
+			 at + 12 <= end; at += 12) \
+		{ \
+			ALL(READ); \
+		} \
+	return cpu_seconds() - start; \
+}
+
 #if defined(__x86_64__)
 PEAK(sse2, 16, "sse2")
+BANDWIDTH(sse2, 16, "sse2")
 PEAK(avx2, 32, "avx2,fma")
+BANDWIDTH(avx2, 32, "avx2,fma")
 PEAK(avx512, 64, "avx512f,prefer-vector-width=512")
+BANDWIDTH(avx512, 64, "avx512f,prefer-vector-width=512")
 #else
 PEAK(generic, 16, "")
+BANDWIDTH(generic, 16, "")
 #endif
 
 /* Of five tries the fastest: nothing but a disturbance makes one slower. */
@@ -81,5 +106,36 @@ peak_gflops(const char *kernels)
 	return gflops(seconds_sse2, 16);
 #else
 	return gflops(seconds_generic, 16);
+#endif
+}
+
+static double
+gigabytes(double (*seconds) (const real *, size_t, int), int vector,
+		  const real *memory, size_t bytes)
+{
+	size_t		read = bytes / (12 * vector) * (12 * vector);
+	int			rounds = BYTES_READ / read + 1;
+	double		best = seconds(memory, bytes, rounds);
+
+	for (int i = 0; i < 4; i++)
+	{
+		double		again = seconds(memory, bytes, rounds);
+
+		best = again < best ? again : best;
+	}
+	return (double) read * rounds / best * 1e-9;
+}
+
+double
+peak_bandwidth(const char *kernels, const real *memory, size_t bytes)
+{
+#if defined(__x86_64__)
+	if (strcmp(kernels, "avx512") == 0)
+		return gigabytes(read_seconds_avx512, 64, memory, bytes);
+	if (strcmp(kernels, "avx2") == 0)
+		return gigabytes(read_seconds_avx2, 32, memory, bytes);
+	return gigabytes(read_seconds_sse2, 16, memory, bytes);
+#else
+	return gigabytes(read_seconds_generic, 16, memory, bytes);
 #endif
 }

@@ -13,6 +13,13 @@
  */
 extern double peak_gflops(const char *kernels);
 
+/*
+ * GB/s of reading `bytes` bytes from memory again and again, by as long loads as
+ * the instruction set has.
+ */
+extern double peak_bandwidth(const char *kernels, const real *memory,
+							 size_t bytes);
+
 /* Seconds of processor time of this process. */
 extern double cpu_seconds(void);
 

@@ -40,8 +40,14 @@ def write(data, *pairs):
                 limaml.category("kind", [row["kind"] for row in rows], size=3)]
     meta_features = [limaml.numeric("age", [entity["age"] for entity in entities]),
                      limaml.category("plan", [entity["plan"] for entity in entities], size=2)]
+    arrays = [limaml.categories("tags", [row["tags"] for row in rows], size=4),
+              limaml.categories("codes", [row["codes"] for row in rows], size=2),
+              limaml.vector("v", [row["v"] for row in rows])]
+    meta_arrays = [limaml.categories("plans", [entity["plans"] for entity in entities], size=2),
+                   limaml.vector("known", [entity["known"] for entity in entities])]
     for path, options in zip(pairs[::2], pairs[1::2]):
-        description = limaml.describe(features, meta_features, **json.loads(options))
+        description = limaml.describe(*((arrays, meta_arrays) if path.endswith("arrays.new") else
+                                        (features, meta_features)), **json.loads(options))
         network = limaml.Network(description, limaml.initial_tensors(description))
         with torch.no_grad():
             # not what training begins with, where much is zero

@@ -15,6 +15,7 @@ from torch import nn
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
 CLIP = 8.0
+TABLE_KINDS = ("category", "categories")        # that have a table of vectors
 
 
 # The file: 8 bytes with the header's length, the header, the numbers.
@@ -91,18 +92,25 @@ def hash_bytes(key):
     return b
 
 
+def standardize(value, mean, sd):
+    """A number in deviations from the mean; None and NaN are the mean."""
+    if value is None or math.isnan(value):
+        return 0.0
+    return max(-CLIP, min(CLIP, (value - mean) / sd))
+
+
 class Feature:
     """A column, as the network was trained to read it."""
 
     def __init__(self, description, vectors=None, wide=None):
         self.name = description["name"]
         self.description = description
-        self.vectors = vectors          # of a category: a row per value
+        self.vectors = vectors          # of categories: a row per value
         self.wide = wide                # and a scalar; not of meta features
-        if description["kind"] == "category":
+        if description["kind"] in TABLE_KINDS:
             self.rows = {value: row for row, value in
                          enumerate(description["vocabulary"], start=1)}
-        elif description["kind"] != "numeric":
+        elif description["kind"] not in ("numeric", "vector"):
             raise ValueError(f"feature {self.name}: unknown kind {description['kind']}")
 
     def row(self, value):
@@ -120,12 +128,22 @@ class Feature:
 
     def encode(self, value):
         """Its numbers, and what it adds to the score by itself."""
-        if self.description["kind"] == "category":
-            row = self.row(value)
-            return self.vectors[row], 0 if self.wide is None else self.wide[row]
-        missing = value is None or math.isnan(value)
-        number = 0 if missing else (value - self.description["mean"]) / self.description["sd"]
-        numbers = [max(-CLIP, min(CLIP, number))]
+        kind = self.description["kind"]
+        if kind in TABLE_KINDS:
+            values = [value] if kind == "category" else [v for v in value or [] if v is not None]
+            # of an array the mean; one without values is like None
+            rows = [self.row(v) for v in values] or [0]
+            return self.vectors[rows].mean(0), 0 if self.wide is None else self.wide[rows].mean()
+        mean, sd = self.description["mean"], self.description["sd"]
+        if kind == "vector":
+            missing = value is None
+            value = [None] * len(mean) if missing else value
+            if len(value) != len(mean):
+                raise ValueError(f"vector {self.name} has length {len(value)}, not {len(mean)}")
+            numbers = [standardize(*element) for element in zip(value, mean, sd)]
+        else:
+            missing = value is None or math.isnan(value)
+            numbers = [standardize(value, mean, sd)]
         if self.description["missing"]:
             numbers.append(float(missing))
         return torch.tensor(numbers, dtype=torch.double), 0
@@ -167,11 +185,25 @@ def category(name, values, size=16):
             "values": "integer" if all(isinstance(v, int) for v in vocabulary) else "text"}
 
 
+def categories(name, arrays, size=16):
+    """Describes a column of arrays of these, or of None."""
+    values = [v for array in arrays if array is not None for v in array]
+    return {**category(name, values, size), "kind": "categories"}
+
+
+def vector(name, arrays):
+    """Describes a column of arrays of numbers, all of one length, or of None."""
+    elements = [numeric(name, column) for column in zip(*(a for a in arrays if a is not None))]
+    return {"name": name, "kind": "vector", "mean": [e["mean"] for e in elements],
+            "sd": [e["sd"] for e in elements], "missing": any(a is None for a in arrays)}
+
+
 def describe(features, meta_features, embedding_size=32, factor_size=16, meta_hidden=(32,),
              global_hidden=(64, 32), **other):
     """What the file says of a network; other are options of limaml_train."""
     def width(columns):
-        return sum(c["size"] if c["kind"] == "category" else 1 + c["missing"] for c in columns)
+        return sum(c["size"] if c["kind"] in TABLE_KINDS else
+                   (len(c["mean"]) if c["kind"] == "vector" else 1) + c["missing"] for c in columns)
 
     return {
         "format": 1, "personalization": "limaml", "activation": "tanh", "loss": "binary",
@@ -200,7 +232,7 @@ def initial_tensors(description, inner_rate=5.0):
     add("factor", description["global"][0] - concatenated, description["factor_size"], 0.03)
     for key, prefix in (("features", ""), ("meta_features", "meta.")):
         for column in description[key]:
-            if column["kind"] == "category":
+            if column["kind"] in TABLE_KINDS:
                 known = 1 + len(column["vocabulary"])
                 vectors = torch.randn(known + column["outside"], column["size"]) * 0.1
                 vectors[known:] = 0             # of values never seen
