@@ -489,6 +489,8 @@ StartRows(DestReceiver *self, int operation, TupleDesc desc)
 	ErrorContextCallback *inner = error_context_stack;
 
 	error_context_stack = rows->error_context;
+	if (rows->places)
+		SourceCheckKey(&rows->adapter->source, desc);
 	SourceCheckRow(&rows->adapter->source, desc, 2);
 	error_context_stack = inner;
 }

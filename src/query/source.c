@@ -1325,6 +1325,17 @@ SourceCheckRow(const Source *source, TupleDesc desc, int first)
 }
 
 void
+SourceCheckKey(const Source *source, TupleDesc desc)
+{
+	SourceColumn key = {
+		.name = unconstify(char *, source->key.columns[0].name),
+		.type = source->key.columns[0].type
+	};
+
+	CheckColumn(source, desc, 1, &key);
+}
+
+void
 SourceCheckEntity(const Source *source, TupleDesc desc, int first)
 {
 	for (int f = 0; f < source->meta_features; f++)
@@ -1379,8 +1390,14 @@ SourceKeyHash(const Source *source, const Datum *key)
 bool
 SourceSameTime(const Source *source, Datum a, Datum b)
 {
-	return datumIsEqual(a, b, source->event_time.by_value,
-						source->event_time.length);
+	if (datumIsEqual(a, b, source->event_time.by_value,
+					 source->event_time.length))
+		return true;
+
+	/* a number is the same however many digits it is written with */
+	return !source->event_time.by_value &&
+		getBaseType(source->event_time.type) == NUMERICOID &&
+		DatumGetBool(DirectFunctionCall2(numeric_eq, a, b));
 }
 
 const char *

@@ -223,6 +223,9 @@ typedef struct Interaction
  */
 extern void SourceCheckRow(const Source *source, TupleDesc desc, int first);
 
+/* The same for the key, of one column, with which a row begins. */
+extern void SourceCheckKey(const Source *source, TupleDesc desc);
+
 /* The same for meta features, and for a row of the items. */
 extern void SourceCheckEntity(const Source *source, TupleDesc desc, int first);
 extern void SourceCheckItem(const Source *source, TupleDesc desc);

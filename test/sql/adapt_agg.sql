@@ -188,6 +188,12 @@ UPDATE rating SET importance = 1 WHERE importance IS NULL;
 SELECT * FROM refreshed('weighted', 'rating', 'member', 'member_id');
 SELECT count(*) AS members, count(*) FILTER (WHERE e.embedding <> a.embedding) AS differ FROM weighted_embedding e JOIN (
 	SELECT member_id, limaml_adapt_agg(limaml_network('weighted'), limaml_row(age, plan), limaml_row(liked, at, item_id, kind, importance)) AS embedding FROM rating LEFT JOIN member USING (member_id) GROUP BY 1) a USING (member_id);
+-- rows of one time have one age, however its digits are written
+SELECT count(*) AS members, count(*) FILTER (WHERE a <-> b < 1e-4) AS alike, count(*) FILTER (WHERE a <-> c < 1e-4) AS at_other_times FROM (
+	SELECT limaml_adapt_agg(limaml_network('weighted'), NULL, limaml_row(liked, day::numeric(8, 0), item_id, kind, importance)) AS a,
+		limaml_adapt_agg(limaml_network('weighted'), NULL, limaml_row(liked, CASE n % 3 WHEN 0 THEN day::numeric(8, 0) WHEN 1 THEN day::numeric(8, 1) ELSE day::numeric(8, 2) END, item_id, kind, importance)) AS b,
+		limaml_adapt_agg(limaml_network('weighted'), NULL, limaml_row(liked, day + n::numeric / 1000, item_id, kind, importance)) AS c
+	FROM (SELECT *, date_part('day', at)::int AS day, row_number() OVER (PARTITION BY member_id, at) AS n FROM rating WHERE at IS NOT NULL AND liked IS NOT NULL) _ GROUP BY member_id) _;
 SELECT limaml_create_model('squared', 'rating', '{name}', 'price', 'item_id', '{kind,year}', 'member', '{age}',
 	options => '{"embedding_size": 4, "epochs": 1, "loss": "squared", "support_rows": 3}');
 SELECT * FROM refreshed('squared', 'rating', 'member', 'name');
@@ -285,7 +291,7 @@ SELECT say($$SELECT limaml_adapt_agg(limaml_network('taste'), NULL, i) FROM (SEL
 SELECT say($$SELECT limaml_adapt_agg(CASE WHEN n = 1 THEN network ELSE set_byte(network, 0, get_byte(network, 0) # 1) END, NULL, i)
 	FROM (SELECT 1 AS n, limaml_row(true, 1::bigint, 1, 2, 'k1', 3) AS i UNION ALL SELECT n, limaml_row(true, n::numeric, 1, 2, 'k1', 3) FROM generate_series(2, 9) n) _, limaml_network('taste') network$$);
 SELECT limaml_adapt_agg(limaml_network('taste'), m, i, 1) FROM rating i, member m;
-SELECT limaml_adapt_agg_final(NULL);
+SELECT say('SELECT limaml_adapt_agg_final(NULL)') <> 'no error' AS refused;
 
 -- A network that does not say which columns are which, and one whose digest
 -- does not come first

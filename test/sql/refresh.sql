@@ -320,6 +320,18 @@ EXCEPTION WHEN numeric_value_out_of_range THEN
 END $$;
 SELECT count(*) FROM diverges_embedding;
 
+-- A key that is of another type from one batch to the next
+CREATE TABLE retyped AS SELECT m::numeric AS member_id, n AS at, n % 3 AS year, n % 2 = 0 AS liked FROM generate_series(1, 40) m, generate_series(1, 5) n;
+SELECT limaml_create_model('retyped', 'retyped', '{member_id}', 'liked', 'at', '{year}', options => '{"embedding_size": 4, "epochs": 1}');
+SELECT version FROM limaml_train('retyped');
+CREATE FUNCTION retype() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	ALTER TABLE refresh_test.retyped ALTER member_id TYPE int;
+	RETURN NULL;
+END $$;
+CREATE TRIGGER retype AFTER INSERT ON retyped_embedding FOR EACH STATEMENT EXECUTE FUNCTION retype();
+CALL limaml_refresh('retyped');
+
 \set VERBOSITY terse
 SELECT count(limaml_drop_model(model)::text) FROM limaml.model;
 DROP SCHEMA refresh_test CASCADE;
