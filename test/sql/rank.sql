@@ -126,7 +126,6 @@ SELECT limaml_top(3, 'm', item_id, item_id, i) FROM item i;
 SELECT limaml_top(3, NULL, 7, item_id, i) FROM item i;
 SELECT limaml_top(3, CASE WHEN item_id < 9 THEN 'm' ELSE 'n' END, 7, item_id, i) FROM item i;
 SELECT limaml_top(3, 'm', 7, item_id, item_id) FROM item i;
-SELECT limaml_top_transition(NULL, 3, 'm', 7, 1, 1, 2, 'k1');
 SELECT limaml_candidate_vector('m', 7);
 SELECT limaml_candidate_vector(NULL, 7, 0, 'k1');
 SELECT limaml_score_vector('m', 7, limaml_embedding('m', 7));
