@@ -165,8 +165,10 @@ my @unexpected;
 my $usual = join '|', 'terminating connection due to', 'terminating connection because of crash', 'server closed the connection',
 	'connection to server', 'the database system is', 'no connection to the server', 'could not receive data from server',
 	'could not send data to server';
+# In a transaction that is aborted no COPY begins, and psql takes its data for
+# statements.
 my %usual = (
-	writer => qr/$usual|deadlock detected|could not serialize access|current transaction is aborted|already moved to another partition|savepoint "s" does not exist/,
+	writer => qr/$usual|deadlock detected|could not serialize access|current transaction is aborted|already moved to another partition|savepoint "s" does not exist|syntax error at or near "\d+" at character 1$/,
 	refresh => qr/$usual|canceling statement due to user request|was interrupted, and nobody works on it/,
 	train => qr/$usual/);
 
