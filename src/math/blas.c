@@ -18,7 +18,8 @@ extern void gotoblas_dynamic_quit(void) __attribute__((weak));
 /*
  * OpenBLAS chooses its kernels by a processor's family and model when it is
  * loaded, and takes those of a Prescott (2004) where they are newer than
- * itself: five times slower on a server that Debian's does not know.  What a
+ * itself: large products took five times as long on a server that Debian's does
+ * not know.  What a
  * processor can do is told by its features, so it is made to choose again, by
  * its own variable, unless somebody has set that.
  */
