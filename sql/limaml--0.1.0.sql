@@ -410,19 +410,26 @@ CREATE TABLE limaml.stored_job (
 	finished_at timestamptz,
 	listed_at timestamptz,
 	entities bigint,
+	shares integer,
 	newest_event bytea,
 	event_type oid,
 	error text
 );
 
+COMMENT ON COLUMN limaml.stored_job.entities IS 'to adapt: counted, or where there are shares and they run, about how many';
+COMMENT ON COLUMN limaml.stored_job.shares IS 'in how many shares all entities are, each of which is a batch; NULL where they are listed';
+
 CREATE INDEX ON limaml.stored_job (model_id, id);
 
-/* Entities of a job that wait to be adapted: a batch, which a worker claims by its row's lock. */
+/*
+ * Entities of a job that wait to be adapted: a batch, which a worker claims by
+ * its row's lock.  Without keys it is as many as its number says of the shares.
+ */
 CREATE TABLE limaml.stored_batch (
 	job_id bigint NOT NULL,
 	batch integer NOT NULL,
-	entities integer NOT NULL,
-	keys bytea[] NOT NULL,
+	entities bigint NOT NULL,
+	keys bytea[],
 	PRIMARY KEY (job_id, batch)
 );
 

@@ -11,13 +11,14 @@
 
 #include "catalog/pg_type.h"
 #include "executor/tuptable.h"
+#include "lap.h"
 #include "math/adapt.h"
 #include "miscadmin.h"
 #include "model/statement.h"
 #include "nodes/params.h"
-#include "portability/instr_time.h"
 #include "query/adapt.h"
 #include "query/key_places.h"
+#include "query/row_tapes.h"
 #include "nodes/plannodes.h"
 #include "storage/shmem.h"
 #include "tcop/dest.h"
@@ -25,27 +26,12 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/float.h"
-#include "utils/logtape.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
 
 /* Entities adapted at a time, where nobody says otherwise. */
 #define PART_ENTITIES 500
-
-/* Rows there is room for in a block of slots at least. */
-#define ROWS_OF_BLOCK 16
-
-/* Memory that a part's rows are read back through. */
-#define SPILL_READ_SIZE (256 * 1024)
-
-/* A row that waits on disk; what is kept of it follows, its time and lists. */
-typedef struct SpilledRow
-{
-	int			place;			/* of its entity in the part */
-	int			time_size;		/* 0 where it is a value */
-	Size		lists_size;		/* 0 where there are none */
-} SpilledRow;
 
 /*
  * Takes the rows of a batch as the executor finds them: all stay in memory, or
@@ -62,8 +48,7 @@ typedef struct RowReceiver
 								 * each of the part that is taken back */
 	MemoryContext kept_context; /* of what is kept */
 	KeptRow    *row;			/* the one that is being read */
-	LogicalTapeSet *tapes;		/* NULL while all are in memory */
-	LogicalTape **tape;			/* of each part */
+	RowTapes   *tapes;			/* one a part; NULL while all are in memory */
 	int64	   *dropped;		/* of each, rows that never came to a tape */
 	MemoryContext row_context;
 	ErrorContextCallback *error_context;	/* outside of the query */
@@ -361,49 +346,14 @@ AdapterPartEntities(const Adapter *adapter, Size memory)
 	return (int) Max(Min(memory / entity, PG_INT32_MAX), 1);
 }
 
-/* Memory for the rows of so many entities in place of others', which go. */
-static void
-KeepRowsOf(RowReceiver *rows, int count)
-{
-	Adapter    *adapter = rows->adapter;
-	RowForm    *form = &adapter->form;
-
-	if (rows->kept_context == NULL)
-		rows->kept_context = AllocSetContextCreate(adapter->batch,
-												   "limaml kept rows",
-												   ALLOCSET_DEFAULT_SIZES);
-	MemoryContextReset(rows->kept_context);
-	form->copies = rows->kept_context;
-	form->slots = SlabContextCreate(rows->kept_context, "limaml row slots",
-									Max(SLAB_DEFAULT_BLOCK_SIZE,
-										ROWS_OF_BLOCK * KeptRowSize(form)),
-									KeptRowSize(form));
-	rows->kept = MemoryContextAllocZero(rows->kept_context,
-										mul_size(sizeof(KeptRows), count));
-}
-
 /* Lets a row wait for its part. */
 static void
 SpillRow(RowReceiver *rows, int place, const KeptRow *row)
 {
-	Adapter    *adapter = rows->adapter;
-	int			part = place / adapter->part_entities;
-	LogicalTape *tape = rows->tape[part];
-	SpilledRow	spilled = {
-		.place = place % adapter->part_entities,
-		.time_size = (int) KeptTimeSize(&adapter->form, row),
-		.lists_size = KeptListsSize(row)
-	};
-	MemoryContext old = MemoryContextSwitchTo(adapter->batch);
+	int			part_entities = rows->adapter->part_entities;
 
-	/* a tape takes its buffer from the current context */
-	LogicalTapeWrite(tape, (void *) &spilled, sizeof(SpilledRow));
-	LogicalTapeWrite(tape, (void *) row, KeptRowSize(&adapter->form));
-	if (spilled.time_size > 0)
-		LogicalTapeWrite(tape, DatumGetPointer(row->time), spilled.time_size);
-	if (spilled.lists_size > 0)
-		LogicalTapeWrite(tape, (void *) row->lists, spilled.lists_size);
-	MemoryContextSwitchTo(old);
+	RowTapeWrite(rows->tapes, place / part_entities,
+				 Int32GetDatum(place % part_entities), row);
 }
 
 /* Lets all rows wait for their parts: those that were kept, and any to come. */
@@ -414,10 +364,8 @@ SpillRows(RowReceiver *rows)
 	int			parts = (rows->count - 1) / adapter->part_entities + 1;
 	MemoryContext old = MemoryContextSwitchTo(adapter->batch);
 
-	rows->tapes = LogicalTapeSetCreate(true, NULL, -1);
-	rows->tape = palloc(sizeof(LogicalTape *) * parts);
-	for (int p = 0; p < parts; p++)
-		rows->tape[p] = LogicalTapeCreate(rows->tapes);
+	rows->tapes = RowTapesCreate(&adapter->form, parts, adapter->kept_size / 8,
+								 sizeof(int32), true);
 	rows->dropped = palloc(mul_size(sizeof(int64), rows->count));
 	for (int place = 0; place < rows->count; place++)
 	{
@@ -432,53 +380,24 @@ SpillRows(RowReceiver *rows)
 	MemoryContextSwitchTo(old);
 }
 
-static void
-ReadSpilled(LogicalTape *tape, void *to, Size size)
-{
-	if (LogicalTapeRead(tape, to, size) != size)
-		elog(ERROR, "unexpected end of a temporary file");
-}
-
-/* Takes back the rows of a part of so many, with which the tape ends. */
+/* Takes back the rows of a part of so many. */
 static void
 TakeSpilledRows(RowReceiver *rows, int part, int count)
 {
 	Adapter    *adapter = rows->adapter;
-	LogicalTape *tape = rows->tape[part];
-	MemoryContext old = MemoryContextSwitchTo(adapter->batch);
-	SpilledRow	spilled;
-	Size		size;
+	MemoryContext old = MemoryContextSwitchTo(rows->row_context);
+	Datum		place;
 
-	KeepRowsOf(rows, count);
+	rows->kept = NewKeptRows(&adapter->form, rows->kept_context, count);
 	for (int i = 0; i < count; i++)
 		rows->kept[i].interactions =
 			rows->dropped[part * adapter->part_entities + i];
-	LogicalTapeRewindForRead(tape, SPILL_READ_SIZE);
-	while ((size = LogicalTapeRead(tape, &spilled, sizeof(SpilledRow))) > 0)
+	while (RowTapeRead(rows->tapes, part, &place, rows->row))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (size != sizeof(SpilledRow))
-			elog(ERROR, "unexpected end of a temporary file");
-		ReadSpilled(tape, rows->row, KeptRowSize(&adapter->form));
-		if (spilled.time_size > 0 || spilled.lists_size > 0)
-			MemoryContextReset(rows->row_context);
-		if (spilled.time_size > 0)
-		{
-			rows->row->time =
-				PointerGetDatum(MemoryContextAlloc(rows->row_context,
-												   spilled.time_size));
-			ReadSpilled(tape, DatumGetPointer(rows->row->time),
-						spilled.time_size);
-		}
-		if (spilled.lists_size > 0)
-		{
-			rows->row->lists = MemoryContextAllocHuge(rows->row_context,
-													  spilled.lists_size);
-			ReadSpilled(tape, rows->row->lists, spilled.lists_size);
-		}
-		KeepRow(&adapter->form, &rows->kept[spilled.place], rows->row);
+		KeepRow(&adapter->form, &rows->kept[DatumGetInt32(place)], rows->row);
+		MemoryContextReset(rows->row_context);
 	}
-	LogicalTapeClose(tape);
 	MemoryContextSwitchTo(old);
 }
 
@@ -760,77 +679,60 @@ AdaptKeptRows(Adapter *adapter, KeptRows *kept, const Datum *key,
 	AdaptOne(adapter, EncodeRows(adapter, key, kept, adapted), key, adapted);
 }
 
-/* Seconds since *start, which becomes now. */
-static double
-Lap(instr_time *start)
+void
+AdaptKeptEntities(Adapter *adapter, int count, Datum **key, KeptRows *kept,
+				  bool read_only, AdaptedReceiver receive, void *argument)
 {
-	instr_time	now;
+	const Encoder *encoder = &adapter->trained->entity;
+	MemoryContext caller = CurrentMemoryContext;
+	CodeLists	lists = {.context = adapter->part};
+	FeatureCode *codes;
+	AdaptedEntity *adapted;
 	instr_time	lap;
 
-	INSTR_TIME_SET_CURRENT(now);
-	lap = now;
-	INSTR_TIME_SUBTRACT(lap, *start);
-	*start = now;
-	return INSTR_TIME_GET_DOUBLE(lap);
-}
-
-/* Adapts the entities of a part, from place `first` on. */
-static AdaptedEntity *
-AdaptPart(RowReceiver *rows, int first, int count, KeptRows *kept,
-		  const FeatureCode *meta_codes, const FeatureCode *meta_lists)
-{
-	Adapter    *adapter = rows->adapter;
-	const TrainedNetwork *trained = adapter->trained;
-	AdaptedEntity *adapted = palloc0(sizeof(AdaptedEntity) * count);
-
+	INSTR_TIME_SET_CURRENT(lap);
+	MemoryContextSwitchTo(adapter->part);
+	codes = palloc(mul_size(sizeof(FeatureCode),
+							mul_size(count, Max(encoder->count, 1))));
+	EntityCodes(adapter, count, key, read_only, codes, &lists);
+	adapter->reading_seconds += Lap(&lap);
+	adapted = palloc0(sizeof(AdaptedEntity) * count);
 	for (int i = 0; i < count; i++)
 	{
 		Datum		values[INDEX_MAX_KEYS];
 
 		CHECK_FOR_INTERRUPTS();
 		for (int k = 0; k < adapter->source.key.count; k++)
-			values[k] = rows->key[k][first + i];
-		Encode(&trained->entity, meta_codes + i * trained->entity.count,
-			   meta_lists, adapter->x);
+			values[k] = key[k][i];
+		Encode(encoder, codes + i * encoder->count, lists.codes, adapter->x);
 		AdaptKeptRows(adapter, &kept[i], values, &adapted[i]);
 	}
-	return adapted;
+	adapter->adapting_seconds += Lap(&lap);
+	MemoryContextSwitchTo(caller);
+	receive(argument, count, key, adapted);
+	MemoryContextReset(adapter->part);
 }
 
 /* Adapts and hands over the part whose rows there are, or wait on disk. */
 static void
-AdaptAndSend(RowReceiver *rows, int part, bool read_only,
-			 AdaptedReceiver receive, void *argument)
+AdaptPart(RowReceiver *rows, int part, bool read_only,
+		  AdaptedReceiver receive, void *argument)
 {
 	Adapter    *adapter = rows->adapter;
-	MemoryContext caller = CurrentMemoryContext;
 	int			first = part * adapter->part_entities;
 	int			count = Min(adapter->part_entities, rows->count - first);
-	CodeLists	meta_lists = {.context = adapter->part};
 	Datum	   *key[INDEX_MAX_KEYS];
-	FeatureCode *meta_codes;
-	AdaptedEntity *adapted;
 	instr_time	lap;
 
 	INSTR_TIME_SET_CURRENT(lap);
-	MemoryContextSwitchTo(adapter->part);
-	meta_codes = palloc(mul_size(sizeof(FeatureCode),
-								 mul_size(count,
-										  Max(adapter->trained->entity.count, 1))));
 	for (int k = 0; k < adapter->source.key.count; k++)
 		key[k] = rows->key[k] + first;
-	EntityCodes(adapter, count, key, read_only, meta_codes, &meta_lists);
 	if (rows->tapes)
 		TakeSpilledRows(rows, part, count);
 	adapter->reading_seconds += Lap(&lap);
-	MemoryContextSwitchTo(adapter->part);
-	adapted = AdaptPart(rows, first, count,
-						rows->kept + (rows->tapes ? 0 : first), meta_codes,
-						meta_lists.codes);
-	adapter->adapting_seconds += Lap(&lap);
-	MemoryContextSwitchTo(caller);
-	receive(argument, first, count, adapted);
-	MemoryContextReset(adapter->part);
+	AdaptKeptEntities(adapter, count, key,
+					  rows->kept + (rows->tapes ? 0 : first), read_only,
+					  receive, argument);
 }
 
 void
@@ -863,17 +765,22 @@ AdaptEntities(Adapter *adapter, int count, Datum **key, bool read_only,
 	MemoryContextSwitchTo(adapter->batch);
 	rows.row_context = AllocSetContextCreate(adapter->batch, "limaml row",
 											 ALLOCSET_DEFAULT_SIZES);
+	rows.kept_context = AllocSetContextCreate(adapter->batch,
+											  "limaml kept rows",
+											  ALLOCSET_DEFAULT_SIZES);
 	rows.row = NewRow(&adapter->form);
-	KeepRowsOf(&rows, count);
+	rows.kept = NewKeptRows(&adapter->form, rows.kept_context, count);
 
 	/* items of rows that are dropped count, too: all of a part come together */
 	if (adapter->items && parts > 1)
 		SpillRows(&rows);
 	ReadRows(&rows, read_only);
+	if (rows.tapes)
+		RowTapesWritten(rows.tapes);
 	adapter->reading_seconds += Lap(&lap);
 	MemoryContextSwitchTo(caller);
 	for (int p = 0; p < parts; p++)
-		AdaptAndSend(&rows, p, read_only, receive, argument);
+		AdaptPart(&rows, p, read_only, receive, argument);
 	if (rows.tapes)
-		LogicalTapeSetClose(rows.tapes);
+		RowTapesClose(rows.tapes);
 }

@@ -100,9 +100,18 @@ extern void AdapterReadRow(Adapter *adapter, const Datum *values,
 extern void AdaptKeptRows(Adapter *adapter, KeptRows *kept, const Datum *key,
 						  AdaptedEntity *adapted);
 
-/* Takes `count` entities that have been adapted, from place `first` on. */
-typedef void (*AdaptedReceiver) (void *argument, int first, int count,
+/* Takes `count` entities that have been adapted, and the values of their keys. */
+typedef void (*AdaptedReceiver) (void *argument, int count, Datum **key,
 								 const AdaptedEntity *adapted);
+
+/*
+ * Adapts `count` entities on rows that are kept, key[k] being the values of key
+ * column k, and hands them over; what is handed over lives until the receiver
+ * returns.
+ */
+extern void AdaptKeptEntities(Adapter *adapter, int count, Datum **key,
+							  KeptRows *kept, bool read_only,
+							  AdaptedReceiver receive, void *argument);
 
 /*
  * Adapts `count` entities, key[k] being the values of key column k, with

@@ -22,6 +22,9 @@
 /* Rows there is room for in an entity's first list. */
 #define FIRST_ROWS 16
 
+/* Rows there is room for in a block of slots at least. */
+#define ROWS_OF_BLOCK 16
+
 /* About what a copy of a time takes that is no value (numeric). */
 #define TIME_COPY_SIZE 32
 
@@ -99,6 +102,19 @@ KeptRowsSize(const RowForm *form)
 						 encoder->features[f].size : TYPICAL_LIST)) *
 				sizeof(FeatureCode);
 	return sizeof(KeptRows) + 2 * form->trained->support_rows * row;
+}
+
+KeptRows *
+NewKeptRows(RowForm *form, MemoryContext context, int count)
+{
+	MemoryContextReset(context);
+	form->copies = context;
+	form->slots = SlabContextCreate(context, "limaml row slots",
+									Max(SLAB_DEFAULT_BLOCK_SIZE,
+										ROWS_OF_BLOCK * KeptRowSize(form)),
+									KeptRowSize(form));
+	return MemoryContextAllocZero(context,
+								  mul_size(sizeof(KeptRows), count));
 }
 
 KeptRow *

@@ -24,10 +24,10 @@
 
 typedef struct KeptRow
 {
-	Datum		time;			/* a copy where it is a pointer */
 	FeatureCode *lists;			/* of codes: how many more codes they are, and
 								 * those; a copy, or NULL */
 	uint64		hash;			/* among rows of one time, once they are in order */
+	Datum		time;			/* a copy where it is a pointer */
 	int32		item;			/* of those that negatives are drawn from, or
 								 * NO_ITEM */
 
@@ -74,6 +74,13 @@ extern Size KeptListsSize(const KeptRow *row);
 
 /* About how many bytes an entity's rows may take. */
 extern Size KeptRowsSize(const RowForm *form);
+
+/*
+ * Lists for so many entities, none of which has a row yet.  They and all that
+ * is kept in them live in this context, which has nothing else, and in place of
+ * what was kept there.
+ */
+extern KeptRows *NewKeptRows(RowForm *form, MemoryContext context, int count);
 
 /* Room for a row, in the current memory context; all of it zero, and no item. */
 extern KeptRow *NewRow(const RowForm *form);

@@ -60,6 +60,7 @@ KeyType(const EntityKey *key)
 {
 	return lookup_type_cache(key->columns[0].type,
 							 TYPECACHE_HASH_PROC_FINFO |
+							 TYPECACHE_HASH_EXTENDED_PROC_FINFO |
 							 TYPECACHE_EQ_OPR_FINFO);
 }
 
@@ -72,6 +73,7 @@ KeyHasPlaces(const EntityKey *key)
 		return false;
 	type = KeyType(key);
 	return OidIsValid(type->hash_proc_finfo.fn_oid) &&
+		OidIsValid(type->hash_extended_proc_finfo.fn_oid) &&
 		OidIsValid(type->eq_opr_finfo.fn_oid);
 }
 
@@ -101,4 +103,37 @@ KeyPlace(const KeyPlaces *places, Datum value)
 	KeyPlaceEntry *entry = places_lookup(places->table, value);
 
 	return entry ? entry->place : -1;
+}
+
+void
+KeyPlaceAdd(KeyPlaces *places, Datum value, int place)
+{
+	bool		found;
+	KeyPlaceEntry *entry = places_insert(places->table, value, &found);
+
+	Assert(!found);
+	entry->place = place;
+}
+
+/* Any but 0, with which the hash would begin as that of a place does. */
+#define PARTS_SEED 1
+
+void
+KeyPartsInit(KeyParts *keys, const EntityKey *key)
+{
+	keys->hash = &KeyType(key)->hash_extended_proc_finfo;
+	keys->collation = key->columns[0].collation;
+}
+
+void
+KeyPart(const KeyParts *keys, Datum value, int shares, int parts, int *share,
+		int *part)
+{
+	uint64		hash = DatumGetUInt64(FunctionCall2Coll(keys->hash,
+														keys->collation, value,
+														Int64GetDatum(PARTS_SEED)));
+
+	/* each half as a fraction */
+	*share = (int) ((hash >> 32) * (uint64) shares >> 32);
+	*part = (int) ((hash & PG_UINT32_MAX) * (uint64) parts >> 32);
 }

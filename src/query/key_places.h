@@ -18,7 +18,10 @@
 
 typedef struct KeyPlaces KeyPlaces;
 
-/* Whether keys can be told from one another so: one column, which hashes. */
+/*
+ * Whether keys can be told from one another, and parted, so: one column, which
+ * hashes.
+ */
 extern bool KeyHasPlaces(const EntityKey *key);
 
 /* The places 0 ... count - 1 of these keys, in the current memory context. */
@@ -27,5 +30,24 @@ extern KeyPlaces *KeyPlacesCreate(const EntityKey *key, int count,
 
 /* The place of a key, or -1. */
 extern int	KeyPlace(const KeyPlaces *places, Datum value);
+
+/* Gives a key that has none a place; its value must live as long. */
+extern void KeyPlaceAdd(KeyPlaces *places, Datum value, int place);
+
+/*
+ * Parts entities by their keys: the same key, however it is written, is always
+ * in the same part.  It has nothing to do with the hash that finds a place.
+ */
+typedef struct KeyParts
+{
+	FmgrInfo   *hash;
+	Oid			collation;
+} KeyParts;
+
+extern void KeyPartsInit(KeyParts *keys, const EntityKey *key);
+
+/* Which of so many shares a key is in, and which of so many parts of it. */
+extern void KeyPart(const KeyParts *keys, Datum value, int shares, int parts,
+					int *share, int *part);
 
 #endif							/* QUERY_KEY_PLACES_H */

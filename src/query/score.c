@@ -189,7 +189,7 @@ typedef struct AdaptedDatum
 } AdaptedDatum;
 
 static void
-ReceiveAdapted(void *argument, int first, int count,
+ReceiveAdapted(void *argument, int count, Datum **key,
 			   const AdaptedEntity *adapted)
 {
 	AdaptedDatum *result = argument;

@@ -21,9 +21,11 @@
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "nodes/value.h"
 #include "query/key_places.h"
 #include "query/source.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -904,6 +906,62 @@ SourceBatchQuery(const Source *source)
 	return sql.data;
 }
 
+/* The columns that are read of a row beside its key: how many there are. */
+static int
+RowColumns(const Source *source, const SourceColumn **columns)
+{
+	int			count = 0;
+
+	columns[count++] = &source->event_time;
+	columns[count++] = &source->label;
+	if (source->weight.name)
+		columns[count++] = &source->weight;
+	if (source->item.name)
+		columns[count++] = &source->item;
+	for (int f = 0; f < source->features; f++)
+		columns[count++] = &source->feature[f];
+	return count;
+}
+
+/*
+ * Whether a row as it is stored is all that a scan need hand over: to take
+ * columns out of it would cost as much as to read them.
+ */
+static bool
+RowsAreStored(const Source *source)
+{
+	Oid			relation = source->model->interactions;
+	char		kind = get_rel_relkind(relation);
+
+	return (kind == RELKIND_RELATION || kind == RELKIND_PARTITIONED_TABLE ||
+			kind == RELKIND_MATVIEW) &&
+		pg_class_aclcheck(relation, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+}
+
+char *
+SourceAllQuery(const Source *source)
+{
+	const SourceColumn **columns =
+		palloc(sizeof(SourceColumn *) * SourceColumns(source));
+	int			count = RowColumns(source, columns);
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT ");
+	if (RowsAreStored(source))
+		appendStringInfoString(&sql, "i.*");
+	else
+	{
+		AppendKey(&sql, source, "i");
+		for (int c = 0; c < count; c++)
+			if (columns[c]->name)
+				appendStringInfo(&sql, ", i.%s",
+								 quote_identifier(columns[c]->name));
+	}
+	appendStringInfo(&sql, " FROM %s AS i", source->interactions);
+	return sql.data;
+}
+
 /* A record of columns of an alias: a function's while one takes as many. */
 static void
 AppendRecord(StringInfo sql, int count, const SourceColumn *const *columns,
@@ -1052,20 +1110,63 @@ AppendEntities(StringInfo sql, const Source *source, bool newer)
 	appendStringInfoString(sql, ") AS i");
 }
 
+/* After the last event time that is one, as a constant; NULL: there is none. */
+static const char *
+EndOfTime(const Source *source)
+{
+	Oid			type = getBaseType(source->event_time.type);
+
+	if (type == INT2OID || type == INT4OID || type == INT8OID)
+		return NULL;
+	return psprintf("'infinity'::%s",
+					format_type_extended(type, -1, FORMAT_TYPE_FORCE_QUALIFY));
+}
+
 /* Of the newest rows the newest, but for those that are at no time. */
 static void
 AppendNewest(StringInfo sql, const Source *source)
 {
-	Oid			type = getBaseType(source->event_time.type);
-	const char *end = type == INT2OID || type == INT4OID || type == INT8OID ?
-		NULL : "infinity";
+	const char *end = EndOfTime(source);
 
 	appendStringInfoString(sql, "pg_catalog.max(s.\"newest row\")");
 	if (end)
-		appendStringInfo(sql, " FILTER (WHERE s.\"newest row\" OPERATOR(pg_catalog.<) '%s'::%s)",
-						 end, format_type_extended(type, -1,
-												   FORMAT_TYPE_FORCE_QUALIFY));
+		appendStringInfo(sql, " FILTER (WHERE s.\"newest row\" OPERATOR(pg_catalog.<) %s)",
+						 end);
 	appendStringInfoString(sql, " OVER ()");
+}
+
+char *
+SourceNewestQuery(const Source *source)
+{
+	const char *time = quote_identifier(source->event_time.name);
+	const char *end = EndOfTime(source);
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT pg_catalog.max(i.%s) FROM %s AS i WHERE ",
+					 time, source->interactions);
+	AppendUsable(&sql, source);
+	AppendKeyThere(&sql, source, "i");
+	if (end)
+		appendStringInfo(&sql, " AND i.%s OPERATOR(pg_catalog.<) %s", time,
+						 end);
+	return sql.data;
+}
+
+char *
+SourceKeysQuery(const Source *source)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT ");
+	AppendKey(&sql, source, "i");
+	appendStringInfo(&sql, " FROM %s AS i WHERE ", source->interactions);
+	AppendUsable(&sql, source);
+	AppendKeyThere(&sql, source, "i");
+	appendStringInfoString(&sql, " GROUP BY ");
+	AppendKey(&sql, source, "i");
+	return sql.data;
 }
 
 /*
@@ -1203,6 +1304,16 @@ AppendChanged(StringInfo sql, const Source *source)
 	appendStringInfoChar(sql, ')');
 }
 
+char *
+SourceChangedQuery(const Source *source)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	AppendChanged(&sql, source);
+	return sql.data;
+}
+
 /* All entities, and those whose keys are written down. */
 static void
 AppendListOfAllChanged(StringInfo sql, const Source *source)
@@ -1314,25 +1425,60 @@ CheckColumn(const Source *source, TupleDesc desc, int number,
 void
 SourceCheckRow(const Source *source, TupleDesc desc, int first)
 {
-	CheckColumn(source, desc, first++, &source->event_time);
-	CheckColumn(source, desc, first++, &source->label);
-	if (source->weight.name)
-		CheckColumn(source, desc, first++, &source->weight);
-	if (source->item.name)
-		CheckColumn(source, desc, first++, &source->item);
-	for (int f = 0; f < source->features; f++)
-		CheckColumn(source, desc, first++, &source->feature[f]);
+	const SourceColumn **columns =
+		palloc(sizeof(SourceColumn *) * SourceColumns(source));
+	int			count = RowColumns(source, columns);
+
+	for (int c = 0; c < count; c++)
+		CheckColumn(source, desc, first + c, columns[c]);
 }
 
-void
-SourceCheckKey(const Source *source, TupleDesc desc)
+static SourceColumn
+KeyAsColumn(const Source *source)
 {
 	SourceColumn key = {
 		.name = unconstify(char *, source->key.columns[0].name),
 		.type = source->key.columns[0].type
 	};
 
+	return key;
+}
+
+void
+SourceCheckKey(const Source *source, TupleDesc desc)
+{
+	SourceColumn key = KeyAsColumn(source);
+
 	CheckColumn(source, desc, 1, &key);
+}
+
+/* Where a result has a column, counted from 0. */
+static int
+PlaceOfColumn(const Source *source, TupleDesc desc,
+			  const SourceColumn *column)
+{
+	int			place = 0;
+
+	while (place < desc->natts &&
+		   strcmp(NameStr(TupleDescAttr(desc, place)->attname),
+				  column->name) != 0)
+		place++;
+	CheckColumn(source, desc, place + 1, column);
+	return place;
+}
+
+int
+SourceFindColumns(const Source *source, TupleDesc desc, int *at)
+{
+	const SourceColumn **columns =
+		palloc(sizeof(SourceColumn *) * SourceColumns(source));
+	int			count = RowColumns(source, columns);
+	SourceColumn key = KeyAsColumn(source);
+
+	for (int c = 0; c < count; c++)
+		at[c] = columns[c]->name ?
+			PlaceOfColumn(source, desc, columns[c]) : -1;
+	return PlaceOfColumn(source, desc, &key);
 }
 
 void

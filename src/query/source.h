@@ -167,6 +167,18 @@ extern char *SourceDuplicatesQuery(const Source *source);
 extern char *SourceBatchQuery(const Source *source);
 
 /*
+ * The rows of all entities, in no order; some have no key, label or event time.
+ * SourceFindColumns says where their columns are.
+ */
+extern char *SourceAllQuery(const Source *source);
+
+/* How many entities have rows, for the planner to tell without running it. */
+extern char *SourceKeysQuery(const Source *source);
+
+/* The newest event time of all rows: one value, or NULL. */
+extern char *SourceNewestQuery(const Source *source);
+
+/*
  * Entities of given keys, adapted by limaml_adapt_agg, in one statement of the
  * kind that goes to other servers whole: key, embedding, number of rows, newest
  * event time.  Parameters are an array of keys, which have one column, the
@@ -201,6 +213,9 @@ typedef enum SourceList
  */
 extern char *SourceListQuery(const Source *source, SourceList list);
 
+/* The keys that triggers have written down, each once. */
+extern char *SourceChangedQuery(const Source *source);
+
 /* How many they are, and how many of them have no embedding. */
 extern char *SourceCountQuery(const Source *source, SourceList list);
 
@@ -222,6 +237,20 @@ typedef struct Interaction
  * label, weight, item and features begin at column `first`.
  */
 extern void SourceCheckRow(const Source *source, TupleDesc desc, int first);
+
+/*
+ * Where in the rows of SourceAllQuery the key is, and what else is read of a
+ * row: event time, label, weight?, item?, features...  Counted from 0; -1 of a
+ * label that there is no column for.  The same error.
+ */
+extern int	SourceFindColumns(const Source *source, TupleDesc desc, int *at);
+
+/* How many these are, without the key. */
+static inline int
+SourceColumns(const Source *source)
+{
+	return 1 + SourceFeaturesAt(source) + source->features;
+}
 
 /* The same for the key, of one column, with which a row begins. */
 extern void SourceCheckKey(const Source *source, TupleDesc desc);

@@ -165,7 +165,7 @@ ReadJob(int64 id, Job *job, bool read_only)
 	AddInteger(&parameters, id);
 	ExecuteAsCatalog("SELECT model_id, kind, version, only_stale, options,"
 					 " background, workers, started_by, state, phase,"
-					 " started_at, entities FROM limaml.stored_job"
+					 " started_at, entities, shares FROM limaml.stored_job"
 					 " WHERE id OPERATOR(pg_catalog.=) $1",
 					 &parameters, read_only, SPI_OK_SELECT);
 	MemoryContextSwitchTo(caller);
@@ -195,6 +195,9 @@ ReadJob(int64 id, Job *job, bool read_only)
 	job->entities = DatumGetInt64(ResultColumn(12, &isnull));
 	if (isnull)
 		job->entities = 0;
+	job->shares = DatumGetInt32(ResultColumn(13, &isnull));
+	if (isnull)
+		job->shares = 0;
 	SPI_freetuptable(SPI_tuptable);
 	return true;
 }
@@ -304,25 +307,27 @@ JobWorkerPids(const Job *job, pid_t **pids)
 }
 
 void
-JobAddBatch(const Job *job, int batch, int entities, int keys, bytea **key)
+JobAddBatch(const Job *job, int batch, int64 entities, int keys, bytea **key)
 {
 	Parameters	parameters = {0};
-	Datum	   *columns = palloc(sizeof(Datum) * keys);
+	Datum	   *columns = palloc(sizeof(Datum) * Max(keys, 1));
 
 	for (int k = 0; k < keys; k++)
 		columns[k] = PointerGetDatum(key[k]);
 	AddInteger(&parameters, job->id);
 	AddInt(&parameters, batch);
-	AddInt(&parameters, entities);
+	AddInteger(&parameters, entities);
 	AddParameter(&parameters, BYTEAARRAYOID,
 				 PointerGetDatum(construct_array(columns, keys, BYTEAOID, -1,
-												 false, TYPALIGN_INT)), false);
+												 false, TYPALIGN_INT)),
+				 keys == 0);
 	ExecuteAsCatalog("INSERT INTO limaml.stored_batch VALUES ($1, $2, $3, $4)",
 					 &parameters, false, SPI_OK_INSERT);
 }
 
 void
-JobListed(const Job *job, int64 entities, bytea *newest_event, Oid event_type)
+JobListed(const Job *job, int64 entities, int shares, bytea *newest_event,
+		  Oid event_type)
 {
 	Parameters	parameters = {0};
 
@@ -331,8 +336,9 @@ JobListed(const Job *job, int64 entities, bytea *newest_event, Oid event_type)
 	AddParameter(&parameters, BYTEAOID, PointerGetDatum(newest_event),
 				 newest_event == NULL);
 	AddParameter(&parameters, OIDOID, ObjectIdGetDatum(event_type), false);
+	AddParameter(&parameters, INT4OID, Int32GetDatum(shares), shares == 0);
 	ExecuteAsCatalog("UPDATE limaml.stored_job SET phase = '" PHASE_ADAPTING "',"
-					 " entities = $2, newest_event = $3, event_type = $4,"
+					 " entities = $2, newest_event = $3, event_type = $4, shares = $5,"
 					 " listed_at = pg_catalog.clock_timestamp()"
 					 " WHERE id OPERATOR(pg_catalog.=) $1",
 					 &parameters, false, SPI_OK_UPDATE);
@@ -352,6 +358,7 @@ JobClaim(const Job *job, bool wait, int from, int keys, bytea **key)
 {
 	Parameters	parameters = {0};
 	MemoryContext caller = CurrentMemoryContext;
+	Datum		array;
 	Datum	   *columns;
 	int			count;
 	int			batch;
@@ -368,8 +375,15 @@ JobClaim(const Job *job, bool wait, int from, int keys, bytea **key)
 		return -1;
 	}
 	batch = DatumGetInt32(ResultColumn(1, &isnull));
-	deconstruct_array(DatumGetArrayTypeP(ResultColumn(2, &isnull)), BYTEAOID,
-					  -1, false, TYPALIGN_INT, &columns, NULL, &count);
+	array = ResultColumn(2, &isnull);
+	if (isnull)
+	{
+		key[0] = NULL;
+		SPI_freetuptable(SPI_tuptable);
+		return batch;
+	}
+	deconstruct_array(DatumGetArrayTypeP(array), BYTEAOID, -1, false,
+					  TYPALIGN_INT, &columns, NULL, &count);
 	if (count != keys)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -423,6 +437,9 @@ JobFinish(const Job *job, const char *state, const char *error)
 				 job->version == 0);
 	ExecuteAsCatalog("UPDATE limaml.stored_job SET state = $2, error = $3,"
 					 " version = COALESCE($4, version),"
+					 " entities = CASE WHEN shares IS NULL OR $2 OPERATOR(pg_catalog.<>) '" JOB_DONE "' THEN entities"
+					 " ELSE (SELECT pg_catalog.sum(w.entities) FROM limaml.stored_worker AS w"
+					 " WHERE w.job_id OPERATOR(pg_catalog.=) $1) END,"
 					 " finished_at = pg_catalog.clock_timestamp()"
 					 " WHERE id OPERATOR(pg_catalog.=) $1"
 					 " AND state OPERATOR(pg_catalog.=) '" JOB_RUNNING "'",

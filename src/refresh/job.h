@@ -45,6 +45,7 @@ typedef struct Job
 	char	   *phase;			/* what it is at */
 	TimestampTz started_at;
 	int64		entities;		/* to adapt, once they are known */
+	int			shares;			/* that all entities are in, or 0: see below */
 } Job;
 
 #define JOB_RUNNING "running"
@@ -109,19 +110,23 @@ typedef struct Work
 	double		writing;
 } Work;
 
-/* Adds a batch: for each key column the bytes of an array of its values. */
-extern void JobAddBatch(const Job *job, int batch, int entities, int keys,
+/*
+ * Adds a batch: for each key column the bytes of an array of its values, or with
+ * no keys a share of all entities, of which the nth is the nth batch.
+ */
+extern void JobAddBatch(const Job *job, int batch, int64 entities, int keys,
 						bytea **key);
 
-/* Ends the listing. */
-extern void JobListed(const Job *job, int64 entities, bytea *newest_event,
-					  Oid event_type);
+/* Ends the listing: of so many entities, or of about so many in shares. */
+extern void JobListed(const Job *job, int64 entities, int shares,
+					  bytea *newest_event, Oid event_type);
 
 /*
  * Claims a batch that nobody has, of those from `from` on (those before would
  * be looked through each time), or with `wait` any: when its worker is done
  * with it or dead.  Returns its number, or -1 where none is left or the job
- * has ended.  key[k] is allocated in the caller's memory context.
+ * has ended.  key[k] is allocated in the caller's memory context; key[0] of a
+ * share is NULL.
  */
 extern int	JobClaim(const Job *job, bool wait, int from, int keys,
 					 bytea **key);

@@ -4,7 +4,9 @@
  *	  Working on a refresh, and CALL limaml_refresh.
  *
  * One worker lists the stale entities' keys, in batches; then every worker
- * claims batches until none is left.  A batch is a transaction: its entities'
+ * claims batches until none is left.  Where all entities are to be adapted, and
+ * they are many, there is no list: a batch is a share of them, whose rows one
+ * pass over the interactions finds.  A batch is a transaction: its entities'
  * rows are read under one snapshot, adapted on, stored, and the batch deleted.
  * Under the very snapshot that reads the rows, their keys are deleted from the
  * changed ones; what is stored beside an embedding comes from the very rows it
@@ -24,14 +26,15 @@
 #include "executor/spi.h"
 #include "executor/tstoreReceiver.h"
 #include "executor/tuptable.h"
+#include "lap.h"
 #include "miscadmin.h"
 #include "model/embedding.h"
 #include "model/network_cache.h"
 #include "model/statement.h"
 #include "nodes/params.h"
 #include "pgstat.h"
-#include "portability/instr_time.h"
 #include "query/adapt.h"
+#include "query/adapt_pass.h"
 #include "query/changes.h"
 #include "query/training_rows.h"
 #include "refresh/refresh.h"
@@ -267,14 +270,22 @@ InsertStatement(const Model *model, const EntityKey *key)
 						 quote_identifier(key->columns[k].name));
 	appendStringInfo(&sql, "INSERT INTO %s AS e (%sembedding, interactions,"
 					 " adapted_through, loss_before, loss_after, version,"
-					 " adapted_at) SELECT s.*, $%d, pg_catalog.now() FROM ROWS FROM (",
+					 " adapted_at) SELECT s.*, $%d, pg_catalog.now() FROM (SELECT ",
 					 table, keys.data, arrays + 1);
-	for (int a = 1; a <= arrays; a++)
-		appendStringInfo(&sql, "%spg_catalog.unnest($%d)", a > 1 ? ", " : "",
-						 a);
-	appendStringInfo(&sql, ") AS s (%sembedding, interactions) WHERE s.interactions OPERATOR(pg_catalog.>) 0"
+
+	/* in a list, and not FROM, none is written down before it is read */
+	for (int a = 0; a < arrays; a++)
+	{
+		appendStringInfo(&sql, "%spg_catalog.unnest($%d)", a > 0 ? ", " : "",
+						 a + 1);
+		if (a <= key->count + 1)
+			appendStringInfo(&sql, " AS %s", a < key->count ?
+							 quote_identifier(key->columns[a].name) :
+							 a == key->count ? "embedding" : "interactions");
+	}
+	appendStringInfo(&sql, ") AS s WHERE s.interactions OPERATOR(pg_catalog.>) 0"
 					 " OR EXISTS (SELECT FROM %s AS o WHERE o.version OPERATOR(pg_catalog.=) $%d",
-					 keys.data, table, arrays + 1);
+					 table, arrays + 1);
 	for (int k = 0; k < key->count; k++)
 	{
 		const char *name = quote_identifier(key->columns[k].name);
@@ -410,6 +421,77 @@ static Size
 MemoryOfRows(void)
 {
 	return (Size) refresh_work_mem * 1024 / 8 * 5;
+}
+
+/*
+ * Whether all entities are to be adapted, and are so many that it is done in
+ * passes over their rows; about how many then is *entities.  What a transaction
+ * has stored before the refresh could not be told from what the refresh stores.
+ */
+static bool
+MakesPasses(const Refresh *refresh, const StaleList *stale, int64 *entities)
+{
+	const Adapter *adapter = &refresh->version[0].adapter;
+	const Job  *job = &refresh->run->job;
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(job->version)};
+
+	if (refresh->ships || refresh->run->atomic || !PassIsPossible(adapter))
+		return false;
+	if (job->only_stale)
+	{
+		/* all are stale while none has an embedding */
+		if (stale->list != LIST_ALL && stale->list != LIST_DIFFERENT)
+			return false;
+		if (SPI_execute_with_args(psprintf("SELECT FROM %s AS e WHERE e.version OPERATOR(pg_catalog.=) $1",
+										   ModelRelationName(refresh->model, refresh->model->embeddings, "embeddings")),
+								  1, types, values, NULL, false, 1) != SPI_OK_SELECT)
+			elog(ERROR, "could not read the embeddings");
+		if (SPI_processed > 0)
+			return false;
+	}
+	*entities = PassEntities(adapter);
+	return *entities >= LEAST_ENTITIES_OF_PASS;
+}
+
+/* The newest event time of all interactions, or NULL. */
+static bytea *
+NewestOfRows(const Refresh *refresh)
+{
+	const Source *source = &refresh->version[0].adapter.source;
+	MemoryContext caller = CurrentMemoryContext;
+	bytea	   *newest = NULL;
+	SPIPlanPtr	plan = SPI_prepare_cursor(SourceNewestQuery(source), 0, NULL,
+										  CURSOR_OPT_PARALLEL_OK);
+	Datum		datum;
+	bool		isnull;
+
+	if (plan == NULL ||
+		SPI_execute_plan(plan, NULL, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the newest interaction");
+	datum = ResultColumn(1, &isnull);
+	MemoryContextSwitchTo(caller);
+	if (!isnull)
+		newest = StoredEventTime(source, datum);
+	SPI_freetuptable(SPI_tuptable);
+	SPI_freeplan(plan);
+	return newest;
+}
+
+/* Writes shares of about so many entities down; returns how many shares. */
+static int
+WriteShares(const Refresh *refresh, int64 entities)
+{
+	const Job  *job = &refresh->run->job;
+	int			shares = 0;
+
+	for (int v = 0; v < refresh->versions; v++)
+		shares = Max(shares, PassShares(&refresh->version[v].adapter, entities,
+										job->workers,
+										MemoryOfRows() / refresh->versions));
+	for (int s = 0; s < shares; s++)
+		JobAddBatch(job, s, entities / shares, 0, NULL);
+	return shares;
 }
 
 /* Entities that each version's adapter has memory for at a time. */
@@ -677,6 +759,7 @@ ListEntities(void *argument)
 	bytea	   *newest = NULL;
 	LOCKTAG		lock;
 	int64		total;
+	int			shares = 0;
 	Job			now;
 
 	JobListLock(&lock, job->id);
@@ -693,18 +776,28 @@ ListEntities(void *argument)
 		LockRelations(refresh->model);
 		StaleListInit(&stale, source, &refresh->options, job->version,
 					  job->only_stale, job->started_at);
-		total = WriteList(refresh, &stale, &newest);
+		if (MakesPasses(refresh, &stale, &total))
+		{
+			MemoryContextSwitchTo(refresh->context);
+			newest = NewestOfRows(refresh);
+			shares = WriteShares(refresh, total);
+		}
+		else
+			total = WriteList(refresh, &stale, &newest);
 		MemoryContextSwitchTo(refresh->context);
 
 		/* where nothing is stale, embeddings know all there is */
 		if (total == 0 && stale.list == LIST_DIFFERENT)
 			newest = NewestOfEmbeddings(refresh);
-		JobListed(job, total, newest, source->event_time.type);
+		JobListed(job, total, shares, newest, source->event_time.type);
 		LeaveRights(&scope);
 	}
 	MemoryContextSwitchTo(refresh->context);
 	if (JobRead(job->id, &now))
+	{
 		job->entities = now.entities;
+		job->shares = now.shares;
+	}
 	return true;
 }
 
@@ -796,8 +889,8 @@ InsertPlan(const Refresh *refresh)
 
 /* Returns how many embeddings it stored. */
 static int64
-StoreEmbeddings(const Refresh *refresh, const VersionRun *version, int first,
-				int count, Datum **key, const AdaptedEntity *adapted)
+StoreEmbeddings(const Refresh *refresh, const VersionRun *version, int count,
+				Datum **key, const AdaptedEntity *adapted)
 {
 	const Source *source = &version->adapter.source;
 	const TrainedNetwork *trained = version->adapter.trained;
@@ -824,8 +917,8 @@ StoreEmbeddings(const Refresh *refresh, const VersionRun *version, int first,
 		column[4][i] = Float4GetDatum(adapted[i].loss_after);
 	}
 	for (int k = 0; k < keys; k++)
-		values[k] = ArrayOf(source->key.columns[k].type, count,
-							key[k] + first, NULL);
+		values[k] = ArrayOf(source->key.columns[k].type, count, key[k],
+							NULL);
 	StoredTypes(refresh, source, types);
 	for (int c = 0; c < STORED_COLUMNS; c++)
 		values[keys + c] = ArrayOf(types[c], count, column[c],
@@ -835,16 +928,6 @@ StoreEmbeddings(const Refresh *refresh, const VersionRun *version, int first,
 						 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not store embeddings");
 	return (int64) SPI_processed;
-}
-
-static double
-SecondsSince(instr_time start)
-{
-	instr_time	now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, start);
-	return INSTR_TIME_GET_DOUBLE(now);
 }
 
 /* Says how far we are: a client in a NOTICE, all in pg_stat_activity. */
@@ -883,7 +966,7 @@ typedef struct BatchRun
 
 /* Stores the embeddings of a part of it. */
 static void
-ReceiveAdapted(void *argument, int first, int count,
+ReceiveAdapted(void *argument, int count, Datum **key,
 			   const AdaptedEntity *adapted)
 {
 	BatchRun   *batch = argument;
@@ -894,11 +977,10 @@ ReceiveAdapted(void *argument, int first, int count,
 
 	INSTR_TIME_SET_CURRENT(start);
 	MemoryContextSwitchTo(refresh->part);
-	stored = StoreEmbeddings(refresh, batch->version, first, count, batch->key,
-							 adapted);
+	stored = StoreEmbeddings(refresh, batch->version, count, key, adapted);
 	MemoryContextSwitchTo(refresh->batch);
 	MemoryContextReset(refresh->part);
-	batch->work.writing += SecondsSince(start);
+	batch->work.writing += Lap(&start);
 	if (!of_job)
 		return;
 	batch->work.entities += stored;
@@ -928,17 +1010,117 @@ ShipBatch(BatchRun *run, int count)
 	if (SPI_execute_with_args(refresh->ship_delete, 2, delete_types,
 							  delete_values, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete embeddings: %s", refresh->ship_delete);
-	run->work.writing += SecondsSince(start);
+	run->work.writing += Lap(&start);
 	INSTR_TIME_SET_CURRENT(start);
 	if (SPI_execute_with_args(version->ship_insert, 3, types, values, NULL,
 							  false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not store embeddings: %s", version->ship_insert);
-	run->work.adapting += SecondsSince(start);
+	run->work.adapting += Lap(&start);
 	if (version != &refresh->version[0])
 		return;
 	run->work.entities += (int64) SPI_processed;
 	refresh->done += count;
 	Report(refresh);
+}
+
+/* Does something with keys of a share. */
+typedef void (*KeyReceiver) (BatchRun *run, int count, Datum **key);
+
+/*
+ * Hands over the keys of a share that a query finds, some at a time.  A query
+ * that is not read only sees what has been stored so far.
+ */
+static void
+ForShareOfKeys(BatchRun *run, const EntityShare *share, const char *sql,
+			   bool read_only, KeyReceiver receive)
+{
+	Refresh    *refresh = run->refresh;
+	const EntityKey *columns = KeyOf(refresh);
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(run->version ? run->version->number : 0)};
+	Datum	   *key = palloc(sizeof(Datum) * MOST_ENTITIES);
+	KeyParts	parts;
+	Portal		portal;
+
+	KeyPartsInit(&parts, columns);
+	portal = SPI_cursor_open_with_args(NULL, sql, run->version ? 1 : 0, types,
+									   values, NULL, read_only, 0);
+	do
+	{
+		SPITupleTable *table;
+		int			count = 0;
+
+		SPI_cursor_fetch(portal, true, MOST_ENTITIES);
+		if (SPI_processed == 0)
+			break;
+		table = SPI_tuptable;
+		if (TupleDescAttr(table->tupdesc, 0)->atttypid !=
+			columns->columns[0].type)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("key column \"%s\" of model \"%s\" is of another type in the interactions than in the embeddings",
+							columns->columns[0].name, refresh->model->name)));
+		for (uint64 r = 0; r < SPI_processed; r++)
+		{
+			bool		isnull;
+
+			key[count] = SPI_getbinval(table->vals[r], table->tupdesc, 1,
+									   &isnull);
+			if (!isnull && ShareHasKey(share, &parts, key[count]))
+				count++;
+		}
+		if (count > 0)
+			receive(run, count, &key);
+		SPI_freetuptable(table);
+	} while (true);
+	SPI_cursor_close(portal);
+	pfree(key);
+}
+
+static void
+TakeChangesOf(BatchRun *run, int count, Datum **key)
+{
+	TakeChanges(run->refresh, count, key);
+}
+
+/* Has the embeddings of entities without rows brought up to date. */
+static void
+AdaptWithoutRows(BatchRun *run, int count, Datum **key)
+{
+	KeptRows   *none = palloc0(sizeof(KeptRows) * PART_ENTITIES);
+
+	for (int first = 0; first < count; first += PART_ENTITIES)
+	{
+		Datum	   *some[1] = {key[0] + first};
+
+		AdaptKeptEntities(&run->version->adapter,
+						  Min(PART_ENTITIES, count - first), some, none, true,
+						  ReceiveAdapted, run);
+	}
+	pfree(none);
+}
+
+/*
+ * Adapts the entities of a share: those that have rows, and then those that
+ * only have an embedding, which nobody has stored now.
+ */
+static void
+RefreshShare(BatchRun *run, const EntityShare *share)
+{
+	Refresh    *refresh = run->refresh;
+	Adapter    *adapter = &run->version->adapter;
+	const Model *model = refresh->model;
+
+	AdaptShare(adapter, share, refresh->run->job.entities,
+			   MemoryOfRows() / refresh->versions, true, ReceiveAdapted, run);
+	MemoryContextSwitchTo(refresh->batch);
+	ForShareOfKeys(run, share,
+				   psprintf("SELECT e.%s FROM %s AS e WHERE e.version OPERATOR(pg_catalog.=) $1"
+							" AND e.adapted_at OPERATOR(pg_catalog.<>) pg_catalog.now()",
+							quote_identifier(KeyOf(refresh)->columns[0].name),
+							ModelRelationName(model, model->embeddings,
+											  "embeddings")),
+				   false, AdaptWithoutRows);
 }
 
 /*
@@ -955,8 +1137,9 @@ RunBatch(void *argument)
 	bytea	   *keys[INDEX_MAX_KEYS];
 	BatchRun	run = {.refresh = refresh};
 	instr_time	start;
+	EntityShare share;
 	int			batch;
-	int			count;
+	int			count = 0;
 
 	CHECK_FOR_INTERRUPTS();
 	MemoryContextReset(refresh->batch);
@@ -966,7 +1149,9 @@ RunBatch(void *argument)
 		return false;
 	refresh->from = batch;
 	MemoryContextSwitchTo(refresh->batch);
-	count = ReadKeys(columns, keys, run.key);
+	share = (EntityShare) {.number = batch, .shares = job->shares};
+	if (job->shares == 0)
+		count = ReadKeys(columns, keys, run.key);
 
 	EnterRefresh(refresh, &scope);
 	LockRelations(refresh->model);
@@ -974,8 +1159,13 @@ RunBatch(void *argument)
 	if (refresh->take_changes)
 	{
 		INSTR_TIME_SET_CURRENT(start);
-		TakeChanges(refresh, count, run.key);
-		run.work.writing += SecondsSince(start);
+		if (job->shares > 0)
+			ForShareOfKeys(&run, &share,
+						   SourceChangedQuery(&refresh->version[0].adapter.source),
+						   true, TakeChangesOf);
+		else
+			TakeChanges(refresh, count, run.key);
+		run.work.writing += Lap(&start);
 	}
 	for (int v = 0; v < refresh->versions; v++)
 	{
@@ -994,7 +1184,10 @@ RunBatch(void *argument)
 									 Max(PART_ENTITIES, count / MOST_PARTS));
 		adapter->kept_size = MemoryOfRows() / refresh->versions;
 		MemoryContextSwitchTo(refresh->batch);
-		AdaptEntities(adapter, count, run.key, true, ReceiveAdapted, &run);
+		if (job->shares > 0)
+			RefreshShare(&run, &share);
+		else
+			AdaptEntities(adapter, count, run.key, true, ReceiveAdapted, &run);
 		run.work.reading += adapter->reading_seconds;
 		run.work.adapting += adapter->adapting_seconds;
 		run.work.interactions += adapter->rows_read;

@@ -1,0 +1,382 @@
+/*-------------------------------------------------------------------------
+ *
+ * adapt_pass.c
+ *	  Adapting all the entities that there are, or a share of them, on rows
+ *	  that one pass over the relation finds.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "executor/tuptable.h"
+#include "lap.h"
+#include "miscadmin.h"
+#include "model/statement.h"
+#include "nodes/plannodes.h"
+#include "query/adapt_pass.h"
+#include "query/row_tapes.h"
+#include "tcop/dest.h"
+#include "utils/datum.h"
+#include "utils/memutils.h"
+#include "utils/plancache.h"
+#include "utils/sortsupport.h"
+#include "utils/typcache.h"
+
+/*
+ * A part is made for this fraction of the entities that there is memory for:
+ * the planner may think that they are fewer than they are.
+ */
+#define PART_FRACTION 2
+
+/* A pass over the relation: whose rows it takes, and where they go. */
+typedef struct Pass
+{
+	DestReceiver receiver;		/* first, for it is what the executor knows */
+	Adapter    *adapter;
+	EntityShare share;
+	KeyParts	keys;
+	Size		memory;			/* that rows may take */
+	int			parts;
+	int			part_entities;	/* as many as there is memory for */
+	RowTapes   *tapes;			/* one a part */
+	KeptRow    *row;			/* the one that is being read */
+	MemoryContext row_context;
+	MemoryContext kept_context; /* of what is kept of a part's rows */
+	MemoryContext places_context;	/* of whose they are */
+	int			key_at;			/* of the query's columns, and so on */
+	int		   *at;
+	int			columns;		/* that the query has up to the last needed */
+	Datum	   *values;			/* event time, label, weight?, item?, ... */
+	bool	   *isnull;
+	int64		rows;			/* that were taken */
+	ErrorContextCallback *error_context;	/* outside of the query */
+} Pass;
+
+/* An entity of the part that is being taken back. */
+typedef struct PartEntity
+{
+	Datum		key;
+	int			place;
+} PartEntity;
+
+bool
+PassIsPossible(const Adapter *adapter)
+{
+	return adapter->source.key_has_places;
+}
+
+int64
+PassEntities(const Adapter *adapter)
+{
+	SPIPlanPtr	plan = SPI_prepare(SourceKeysQuery(&adapter->source), 0, NULL);
+	CachedPlan *planned;
+	double		rows;
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare a query for the entities");
+	planned = SPI_plan_get_cached_plan(plan);
+	rows = linitial_node(PlannedStmt, planned->stmt_list)->planTree->plan_rows;
+	ReleaseCachedPlan(planned, NULL);
+	SPI_freeplan(plan);
+	return (int64) Min(rows, (double) PG_INT64_MAX / 2);
+}
+
+/* Parts that a pass may have: each is written through some memory. */
+static int
+MostParts(Size memory)
+{
+	return (int) Max(1, Min(memory / ROW_TAPE_SIZE, PG_INT32_MAX / 2));
+}
+
+int
+PassShares(const Adapter *adapter, int64 entities, int workers, Size memory)
+{
+	double		most = (double) MostParts(memory) *
+		AdapterPartEntities(adapter, memory);
+
+	return (int) Max(workers, Min(ceil(entities / most), PG_INT32_MAX));
+}
+
+bool
+ShareHasKey(const EntityShare *share, const KeyParts *keys, Datum key)
+{
+	int			number;
+	int			part;
+
+	KeyPart(keys, key, share->shares, 1, &number, &part);
+	return number == share->number;
+}
+
+static void
+StartPass(DestReceiver *self, int operation, TupleDesc desc)
+{
+	Pass	   *pass = (Pass *) self;
+	const Source *source = &pass->adapter->source;
+	ErrorContextCallback *inner = error_context_stack;
+
+	error_context_stack = pass->error_context;
+	pass->key_at = SourceFindColumns(source, desc, pass->at);
+	error_context_stack = inner;
+	pass->columns = pass->key_at + 1;
+	for (int c = 0; c < SourceColumns(source); c++)
+		pass->columns = Max(pass->columns, pass->at[c] + 1);
+}
+
+/* Puts what is read of a row into pass->values; false where it is not usable. */
+static bool
+TakeColumns(Pass *pass, TupleTableSlot *slot)
+{
+	int			count = SourceColumns(&pass->adapter->source);
+
+	slot_getsomeattrs(slot, pass->columns);
+	for (int c = 0; c < count; c++)
+	{
+		int			at = pass->at[c];
+
+		/* a label that there is no column for */
+		pass->values[c] = at < 0 ? BoolGetDatum(true) : slot->tts_values[at];
+		pass->isnull[c] = at < 0 ? false : slot->tts_isnull[at];
+	}
+
+	/* event time and label */
+	return !pass->isnull[0] && !pass->isnull[1];
+}
+
+static bool
+ReceiveOfPass(TupleTableSlot *slot, DestReceiver *self)
+{
+	Pass	   *pass = (Pass *) self;
+	bool		isnull;
+	Datum		key = slot_getattr(slot, pass->key_at + 1, &isnull);
+	ErrorContextCallback *inner = error_context_stack;
+	MemoryContext old;
+	int			share;
+	int			part;
+
+	if (isnull)
+		return true;
+	KeyPart(&pass->keys, key, pass->share.shares, pass->parts, &share, &part);
+	if (share != pass->share.number || !TakeColumns(pass, slot))
+		return true;
+
+	/* what is wrong with a row has nothing to do with the query */
+	error_context_stack = pass->error_context;
+	old = MemoryContextSwitchTo(pass->row_context);
+	AdapterReadRow(pass->adapter, pass->values, pass->isnull, &key, pass->row);
+	error_context_stack = inner;
+	RowTapeWrite(pass->tapes, part, key, pass->row);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(pass->row_context);
+	pass->rows++;
+	return true;
+}
+
+static void
+EndPass(DestReceiver *self)
+{
+}
+
+static void
+ReadPass(Pass *pass, bool read_only)
+{
+	Adapter    *adapter = pass->adapter;
+	const KeyColumn *key = &adapter->source.key.columns[0];
+	SPIExecuteOptions options = {
+		.read_only = read_only,
+		.dest = &pass->receiver
+	};
+	SPIPlanPtr	plan = SPI_prepare(SourceAllQuery(&adapter->source), 0, NULL);
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare the query for all interactions");
+	pass->tapes = RowTapesCreate(&adapter->form, pass->parts, pass->memory,
+								 key->typlen, key->typbyval);
+	if (SPI_execute_plan_extended(plan, &options) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the interactions");
+	SPI_freeplan(plan);
+	RowTapesWritten(pass->tapes);
+	adapter->rows_read += pass->rows;
+}
+
+static int
+CompareEntities(const void *a, const void *b, void *arg)
+{
+	SortSupport order = arg;
+
+	return ApplySortComparator(((const PartEntity *) a)->key, false,
+							   ((const PartEntity *) b)->key, false, order);
+}
+
+/* In the order of their keys, in which their embeddings are to lie. */
+static void
+SortEntities(const Source *source, PartEntity *entities, int count)
+{
+	const KeyColumn *key = &source->key.columns[0];
+	TypeCacheEntry *type = lookup_type_cache(key->type, TYPECACHE_LT_OPR);
+	SortSupportData order = {
+		.ssup_cxt = CurrentMemoryContext,
+		.ssup_collation = key->collation
+	};
+
+	PrepareSortSupportFromOrderingOp(type->lt_opr, &order);
+	qsort_arg(entities, count, sizeof(PartEntity), CompareEntities, &order);
+}
+
+/*
+ * Takes rows of a part back: of as many entities as there is memory for.
+ * Rows of others go to a tape of their own, the only one of *rest.  Returns the
+ * number of entities.
+ */
+static int
+TakePart(Pass *pass, RowTapes *from, int tape, PartEntity *entities,
+		 KeptRows **kept, RowTapes **rest)
+{
+	Adapter    *adapter = pass->adapter;
+	const KeyColumn *column = &adapter->source.key.columns[0];
+	KeyPlaces  *places = KeyPlacesCreate(&adapter->source.key, 0, NULL);
+	MemoryContext places_context = CurrentMemoryContext;
+	MemoryContext old = MemoryContextSwitchTo(pass->row_context);
+	int			count = 0;
+	Datum		key;
+
+	*rest = NULL;
+	*kept = NewKeptRows(&adapter->form, pass->kept_context,
+						pass->part_entities);
+	while (RowTapeRead(from, tape, &key, pass->row))
+	{
+		int			place = KeyPlace(places, key);
+
+		CHECK_FOR_INTERRUPTS();
+		if (place < 0 && count < pass->part_entities)
+		{
+			MemoryContextSwitchTo(places_context);
+			place = count++;
+			entities[place].key = datumCopy(key, column->typbyval,
+											column->typlen);
+			entities[place].place = place;
+			KeyPlaceAdd(places, entities[place].key, place);
+			MemoryContextSwitchTo(pass->row_context);
+		}
+		if (place >= 0)
+			KeepRow(&adapter->form, &(*kept)[place], pass->row);
+		else
+		{
+			if (*rest == NULL)
+			{
+				MemoryContextSwitchTo(adapter->batch);
+				*rest = RowTapesCreate(&adapter->form, 1, 0, column->typlen,
+									   column->typbyval);
+				MemoryContextSwitchTo(pass->row_context);
+			}
+			RowTapeWrite(*rest, 0, key, pass->row);
+		}
+		MemoryContextReset(pass->row_context);
+	}
+	MemoryContextSwitchTo(old);
+	return count;
+}
+
+/* Adapts and hands over the entities of a part. */
+static void
+AdaptPassPart(Pass *pass, int part, bool read_only, AdaptedReceiver receive,
+			  void *argument)
+{
+	Adapter    *adapter = pass->adapter;
+	RowTapes   *from = pass->tapes;
+	int			tape = part;
+
+	while (from)
+	{
+		PartEntity *entities;
+		KeptRows   *found;
+		KeptRows   *kept;
+		Datum	   *key;
+		RowTapes   *rest;
+		instr_time	lap;
+		int			count;
+
+		INSTR_TIME_SET_CURRENT(lap);
+		MemoryContextReset(pass->places_context);
+		MemoryContextSwitchTo(pass->places_context);
+		entities = palloc(mul_size(sizeof(PartEntity), pass->part_entities));
+		count = TakePart(pass, from, tape, entities, &found, &rest);
+		SortEntities(&adapter->source, entities, count);
+		kept = palloc(mul_size(sizeof(KeptRows), Max(count, 1)));
+		key = palloc(mul_size(sizeof(Datum), Max(count, 1)));
+		for (int i = 0; i < count; i++)
+		{
+			key[i] = entities[i].key;
+			kept[i] = found[entities[i].place];
+		}
+		adapter->reading_seconds += Lap(&lap);
+		for (int first = 0; first < count; first += adapter->part_entities)
+		{
+			Datum	   *keys[1] = {key + first};
+
+			AdaptKeptEntities(adapter,
+							  Min(adapter->part_entities, count - first), keys,
+							  kept + first, read_only, receive, argument);
+		}
+		if (from != pass->tapes)
+			RowTapesClose(from);
+		from = rest;
+		tape = 0;
+		if (from)
+			RowTapesWritten(from);
+	}
+}
+
+void
+AdaptShare(Adapter *adapter, const EntityShare *share, int64 entities,
+		   Size memory, bool read_only, AdaptedReceiver receive,
+		   void *argument)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	int			columns = SourceColumns(&adapter->source);
+	int64		wanted;
+	Pass		pass = {
+		.receiver = {
+			.receiveSlot = ReceiveOfPass,
+			.rStartup = StartPass,
+			.rShutdown = EndPass,
+			.rDestroy = EndPass,
+			.mydest = DestTuplestore	/* the likest to it that has a name */
+		},
+		.adapter = adapter,
+		.share = *share,
+		.memory = memory,
+		.error_context = error_context_stack
+	};
+	instr_time	lap;
+
+	AdapterReadItems(adapter, read_only);
+	INSTR_TIME_SET_CURRENT(lap);
+	MemoryContextReset(adapter->batch);
+	MemoryContextReset(adapter->part);
+	MemoryContextSwitchTo(adapter->batch);
+	pass.part_entities = AdapterPartEntities(adapter, memory);
+	wanted = entities / share->shares /
+		Max(pass.part_entities / PART_FRACTION, 1) + 1;
+	pass.parts = (int) Min(wanted, MostParts(memory));
+	KeyPartsInit(&pass.keys, &adapter->source.key);
+	pass.row_context = AllocSetContextCreate(adapter->batch, "limaml row",
+											 ALLOCSET_DEFAULT_SIZES);
+	pass.kept_context = AllocSetContextCreate(adapter->batch,
+											  "limaml kept rows",
+											  ALLOCSET_DEFAULT_SIZES);
+	pass.places_context = AllocSetContextCreate(adapter->batch,
+												"limaml places of a part",
+												ALLOCSET_DEFAULT_SIZES);
+	pass.row = NewRow(&adapter->form);
+	pass.at = palloc(sizeof(int) * columns);
+	pass.values = palloc(sizeof(Datum) * columns);
+	pass.isnull = palloc(sizeof(bool) * columns);
+	ReadPass(&pass, read_only);
+	adapter->reading_seconds += Lap(&lap);
+	for (int p = 0; p < pass.parts; p++)
+		AdaptPassPart(&pass, p, read_only, receive, argument);
+	RowTapesClose(pass.tapes);
+	MemoryContextSwitchTo(caller);
+}
