@@ -144,7 +144,7 @@ typedef struct KeptPlanEntry
 {
 	char	   *sql;			/* NULL where the entry is free */
 	int			count;
-	Oid			types[INDEX_MAX_KEYS + 6];	/* a key, and what is stored beside */
+	Oid			types[INDEX_MAX_KEYS];
 	SPIPlanPtr	plan;
 	int			options;
 	int			users;
@@ -190,6 +190,40 @@ PlaceForPlan(void)
 	return oldest;
 }
 
+/* A plan that is neither the current memory context's nor anybody's. */
+static SPIPlanPtr
+PreparePlan(const char *sql, int count, const Oid *types, int options)
+{
+	SPIPlanPtr	plan = SPI_prepare_cursor(sql, count, unconstify(Oid *, types),
+										  options);
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare: %s", sql);
+	if (SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not keep the plan: %s", sql);
+	return plan;
+}
+
+static void
+FreeWith(MemoryContext context, MemoryContextCallback *callback,
+		 SPIPlanPtr plan)
+{
+	callback->func = FreePlan;
+	callback->arg = plan;
+	MemoryContextRegisterResetCallback(context, callback);
+}
+
+SPIPlanPtr
+OwnPlan(const char *sql, int count, const Oid *types, int options)
+{
+	MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
+	MemoryContext context = CurrentMemoryContext;
+	SPIPlanPtr	plan = PreparePlan(sql, count, types, options);
+
+	FreeWith(context, callback, plan);
+	return plan;
+}
+
 SPIPlanPtr
 KeptPlan(const char *sql, int count, const Oid *types, int options)
 {
@@ -209,20 +243,13 @@ KeptPlan(const char *sql, int count, const Oid *types, int options)
 	{
 		char	   *copy;
 
-		plan = SPI_prepare_cursor(sql, count, unconstify(Oid *, types),
-								  options);
-		if (plan == NULL)
-			elog(ERROR, "could not prepare: %s", sql);
+		plan = PreparePlan(sql, count, types, options);
 		copy = MemoryContextStrdup(TopMemoryContext, sql);
-		if (SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not keep the plan: %s", sql);
 		entry = PlaceForPlan();
 		if (entry == NULL)
 		{
 			pfree(copy);
-			callback->func = FreePlan;
-			callback->arg = plan;
-			MemoryContextRegisterResetCallback(context, callback);
+			FreeWith(context, callback, plan);
 			return plan;
 		}
 		entry->sql = copy;

@@ -58,6 +58,13 @@ extern void ExecuteKeptStatement(struct _SPI_plan **plan, const char *sql,
 extern struct _SPI_plan *KeptPlan(const char *sql, int count,
 								  const Oid *types, int options);
 
+/*
+ * The same, but nobody else's: of a text that means something only here.  It is
+ * freed with the current memory context.
+ */
+extern struct _SPI_plan *OwnPlan(const char *sql, int count,
+								 const Oid *types, int options);
+
 /* A column of the first row of the last statement's result. */
 extern Datum ResultColumn(int column, bool *isnull);
 

@@ -37,6 +37,7 @@
 #include "query/adapt_pass.h"
 #include "query/changes.h"
 #include "query/training_rows.h"
+#include "refresh/embedding_store.h"
 #include "refresh/refresh.h"
 #include "refresh/stale.h"
 #include "tcop/pquery.h"
@@ -103,7 +104,7 @@ typedef struct Refresh
 	MemoryContext part;			/* of a batch, that is stored at a time */
 	int			versions;
 	VersionRun *version;		/* the job's first */
-	SPIPlanPtr	insert;			/* of a part of a batch that does not ship */
+	EmbeddingStore *store;		/* where batches do not ship */
 	char	   *ship_delete;	/* SQL of one that does; see VersionRun */
 	char	   *take_changes;	/* SQL, where changed keys are to be deleted */
 	bool		ships;			/* other servers hold the embeddings */
@@ -111,6 +112,7 @@ typedef struct Refresh
 	int			from;			/* where to look for one that nobody has */
 	Oid			embedding_type;
 	int64		done;			/* entities, by this worker */
+	int64		done_before;	/* of them, in batches that are committed */
 	int64		stored;			/* of them, those that have an embedding */
 	TimestampTz start;
 	TimestampTz reported;
@@ -135,23 +137,20 @@ JobCommit(const JobRun *run)
 		EnsurePortalSnapshotExists();
 }
 
-bool
-JobStep(JobRun *run, bool (*step) (void *argument), void *argument)
+/* Runs a step, and returns its error or NULL; *result is what it returned. */
+static ErrorData *
+TryStep(bool (*step) (void *argument), void *argument, bool *result)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
-	volatile bool result = false;
-
-	if (run->atomic)
-		return step(argument);
 
 	/* a transaction within the transaction, to go on in after an error */
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		result = step(argument);
+		*result = step(argument);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -164,7 +163,27 @@ JobStep(JobRun *run, bool (*step) (void *argument), void *argument)
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	return error;
+}
 
+bool
+JobStep(JobRun *run, bool (*step) (void *argument), void *argument)
+{
+	MemoryContext context = CurrentMemoryContext;
+	bool		result = false;
+	ErrorData  *error;
+
+	if (run->atomic)
+		return step(argument);
+	error = TryStep(step, argument, &result);
+	if (error && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
+		!run->stored_meanwhile)
+	{
+		/* somebody has stored what was to be new */
+		run->stored_meanwhile = true;
+		FreeErrorData(error);
+		error = TryStep(step, argument, &result);
+	}
 	if (error)
 		JobFailed(&run->job, error);
 	JobCommit(run);
@@ -240,66 +259,6 @@ TakeStatement(const Model *model, const EntityKey *key)
 		appendStringInfo(&sql, "%sq.%s %s k.%s", k > 0 ? " AND " : "", name,
 						 key->columns[k].equality, name);
 	}
-	return sql.data;
-}
-
-/*
- * What an embedding is stored with, beside its key: the embedding, how many
- * interactions, the time of the newest, losses before and after.
- */
-#define STORED_COLUMNS 5
-
-/*
- * INSERT ... of arrays: key columns, then what AdaptEntities found.  An entity
- * without rows has its embedding brought up to date, but is not given one: it
- * would be the prior, which scoring has by itself.
- */
-static char *
-InsertStatement(const Model *model, const EntityKey *key)
-{
-	const char *table = ModelRelationName(model, model->embeddings,
-										  "embeddings");
-	int			arrays = key->count + STORED_COLUMNS;
-	StringInfoData sql;
-	StringInfoData keys;
-
-	initStringInfo(&sql);
-	initStringInfo(&keys);
-	for (int k = 0; k < key->count; k++)
-		appendStringInfo(&keys, "%s, ",
-						 quote_identifier(key->columns[k].name));
-	appendStringInfo(&sql, "INSERT INTO %s AS e (%sembedding, interactions,"
-					 " adapted_through, loss_before, loss_after, version,"
-					 " adapted_at) SELECT s.*, $%d, pg_catalog.now() FROM (SELECT ",
-					 table, keys.data, arrays + 1);
-
-	/* in a list, and not FROM, none is written down before it is read */
-	for (int a = 0; a < arrays; a++)
-	{
-		appendStringInfo(&sql, "%spg_catalog.unnest($%d)", a > 0 ? ", " : "",
-						 a + 1);
-		if (a <= key->count + 1)
-			appendStringInfo(&sql, " AS %s", a < key->count ?
-							 quote_identifier(key->columns[a].name) :
-							 a == key->count ? "embedding" : "interactions");
-	}
-	appendStringInfo(&sql, ") AS s WHERE s.interactions OPERATOR(pg_catalog.>) 0"
-					 " OR EXISTS (SELECT FROM %s AS o WHERE o.version OPERATOR(pg_catalog.=) $%d",
-					 table, arrays + 1);
-	for (int k = 0; k < key->count; k++)
-	{
-		const char *name = quote_identifier(key->columns[k].name);
-
-		appendStringInfo(&sql, " AND o.%s %s s.%s", name,
-						 key->columns[k].equality, name);
-	}
-	appendStringInfo(&sql, ") ON CONFLICT (%sversion) DO UPDATE SET"
-					 " embedding = excluded.embedding,"
-					 " interactions = excluded.interactions,"
-					 " adapted_through = excluded.adapted_through,"
-					 " loss_before = excluded.loss_before,"
-					 " loss_after = excluded.loss_after,"
-					 " adapted_at = excluded.adapted_at", keys.data);
 	return sql.data;
 }
 
@@ -433,8 +392,6 @@ MakesPasses(const Refresh *refresh, const StaleList *stale, int64 *entities)
 {
 	const Adapter *adapter = &refresh->version[0].adapter;
 	const Job  *job = &refresh->run->job;
-	Oid			types[1] = {INT4OID};
-	Datum		values[1] = {Int32GetDatum(job->version)};
 
 	if (refresh->ships || refresh->run->atomic || !PassIsPossible(adapter))
 		return false;
@@ -443,11 +400,7 @@ MakesPasses(const Refresh *refresh, const StaleList *stale, int64 *entities)
 		/* all are stale while none has an embedding */
 		if (stale->list != LIST_ALL && stale->list != LIST_DIFFERENT)
 			return false;
-		if (SPI_execute_with_args(psprintf("SELECT FROM %s AS e WHERE e.version OPERATOR(pg_catalog.=) $1",
-										   ModelRelationName(refresh->model, refresh->model->embeddings, "embeddings")),
-								  1, types, values, NULL, false, 1) != SPI_OK_SELECT)
-			elog(ERROR, "could not read the embeddings");
-		if (SPI_processed > 0)
+		if (HasEmbeddings(refresh->model, job->version))
 			return false;
 	}
 	*entities = PassEntities(adapter);
@@ -858,78 +811,6 @@ TakeChanges(Refresh *refresh, int count, Datum **key)
 	SPI_freeplan(plan);
 }
 
-static void
-StoredTypes(const Refresh *refresh, const Source *source, Oid *types)
-{
-	types[0] = refresh->embedding_type;
-	types[1] = INT4OID;
-	types[2] = source->event_time.type;
-	types[3] = FLOAT4OID;
-	types[4] = FLOAT4OID;
-}
-
-/* The plan of InsertStatement: one for all parts, so none is made for each. */
-static SPIPlanPtr
-InsertPlan(const Refresh *refresh)
-{
-	const Source *source = &refresh->version[0].adapter.source;
-	int			keys = source->key.count;
-	Oid			types[INDEX_MAX_KEYS + STORED_COLUMNS + 1];
-
-	StoredTypes(refresh, source, types + keys);
-	for (int k = 0; k < keys; k++)
-		types[k] = source->key.columns[k].type;
-	for (int p = 0; p < keys + STORED_COLUMNS; p++)
-		types[p] = get_array_type(types[p]);
-	types[keys + STORED_COLUMNS] = INT4OID;
-	return KeptPlan(InsertStatement(refresh->model, &source->key),
-					keys + STORED_COLUMNS + 1, types,
-					CURSOR_OPT_GENERIC_PLAN);
-}
-
-/* Returns how many embeddings it stored. */
-static int64
-StoreEmbeddings(const Refresh *refresh, const VersionRun *version, int count,
-				Datum **key, const AdaptedEntity *adapted)
-{
-	const Source *source = &version->adapter.source;
-	const TrainedNetwork *trained = version->adapter.trained;
-	int			keys = source->key.count;
-	Datum		values[INDEX_MAX_KEYS + STORED_COLUMNS + 1];
-	Oid			types[STORED_COLUMNS];
-	Datum	   *column[STORED_COLUMNS];
-	bool	   *no_time = palloc0(sizeof(bool) * count);
-
-	for (int c = 0; c < STORED_COLUMNS; c++)
-		column[c] = palloc(sizeof(Datum) * count);
-	for (int i = 0; i < count; i++)
-	{
-		MetaEmbedding *embedding =
-			MakeMetaEmbedding(network_embedding_size(&trained->shape),
-							  trained->fingerprint, adapted[i].embedding);
-
-		column[0][i] = MetaEmbeddingPGetDatum(embedding);
-		column[1][i] = Int32GetDatum((int32) Min(adapted[i].interactions,
-												 PG_INT32_MAX));
-		column[2][i] = adapted[i].adapted_through;
-		no_time[i] = adapted[i].interactions == 0;
-		column[3][i] = Float4GetDatum(adapted[i].loss_before);
-		column[4][i] = Float4GetDatum(adapted[i].loss_after);
-	}
-	for (int k = 0; k < keys; k++)
-		values[k] = ArrayOf(source->key.columns[k].type, count, key[k],
-							NULL);
-	StoredTypes(refresh, source, types);
-	for (int c = 0; c < STORED_COLUMNS; c++)
-		values[keys + c] = ArrayOf(types[c], count, column[c],
-								   c == 2 ? no_time : NULL);
-	values[keys + STORED_COLUMNS] = Int32GetDatum(version->number);
-	if (SPI_execute_plan(refresh->insert, values, NULL, false,
-						 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not store embeddings");
-	return (int64) SPI_processed;
-}
-
 /* Says how far we are: a client in a NOTICE, all in pg_stat_activity. */
 static void
 Report(Refresh *refresh)
@@ -960,6 +841,7 @@ typedef struct BatchRun
 {
 	Refresh    *refresh;
 	VersionRun *version;
+	bool		are_new;		/* it is to have no embedding of theirs yet */
 	Datum	   *key[INDEX_MAX_KEYS];
 	Work		work;
 } BatchRun;
@@ -977,7 +859,9 @@ ReceiveAdapted(void *argument, int count, Datum **key,
 
 	INSTR_TIME_SET_CURRENT(start);
 	MemoryContextSwitchTo(refresh->part);
-	stored = StoreEmbeddings(refresh, batch->version, count, key, adapted);
+	stored = StoreEmbeddings(refresh->store, batch->version->number,
+							 batch->version->adapter.trained, count, key,
+							 adapted, batch->are_new);
 	MemoryContextSwitchTo(refresh->batch);
 	MemoryContextReset(refresh->part);
 	batch->work.writing += Lap(&start);
@@ -1111,9 +995,13 @@ RefreshShare(BatchRun *run, const EntityShare *share)
 	Adapter    *adapter = &run->version->adapter;
 	const Model *model = refresh->model;
 
+	run->are_new = !refresh->run->stored_meanwhile &&
+		!HasEmbeddings(model, run->version->number);
 	AdaptShare(adapter, share, refresh->run->job.entities,
 			   MemoryOfRows() / refresh->versions, true, ReceiveAdapted, run);
 	MemoryContextSwitchTo(refresh->batch);
+	if (run->are_new)
+		return;
 	ForShareOfKeys(run, share,
 				   psprintf("SELECT e.%s FROM %s AS e WHERE e.version OPERATOR(pg_catalog.=) $1"
 							" AND e.adapted_at OPERATOR(pg_catalog.<>) pg_catalog.now()",
@@ -1148,6 +1036,7 @@ RunBatch(void *argument)
 	if (batch < 0)
 		return false;
 	refresh->from = batch;
+	refresh->done = refresh->done_before;
 	MemoryContextSwitchTo(refresh->batch);
 	share = (EntityShare) {.number = batch, .shares = job->shares};
 	if (job->shares == 0)
@@ -1197,6 +1086,7 @@ RunBatch(void *argument)
 	MemoryContextSwitchTo(refresh->batch);
 	JobBatchDone(job, refresh->run->worker, batch, &run.work);
 	refresh->stored += run.work.entities;
+	refresh->done_before = refresh->done;
 	return true;
 }
 
@@ -1305,7 +1195,8 @@ Prepare(void *argument)
 		TrainingRowsCheckEntities(&refresh->version[0].adapter.source);
 	}
 	else
-		refresh->insert = InsertPlan(refresh);
+		refresh->store = EmbeddingStoreCreate(&refresh->version[0].adapter.source,
+											  refresh->embedding_type);
 	if (changes && refresh->versions == 1 + others)
 		refresh->take_changes = TakeStatement(model, KeyOf(refresh));
 	LeaveRights(&scope);

@@ -22,6 +22,7 @@ typedef struct JobRun
 	int			worker;			/* which of the job's */
 	bool		atomic;			/* all within a transaction of the caller's */
 	bool		process;		/* a background worker of our own */
+	bool		stored_meanwhile;	/* an embedding that was to be new */
 } JobRun;
 
 /*
