@@ -25,6 +25,7 @@
 #include "fmgr.h"
 
 #include "model/vocabulary.h"
+#include "utils/float.h"
 
 typedef enum FeatureKind
 {
@@ -299,15 +300,20 @@ EncodeCode(const Feature *feature, FeatureCode code, const FeatureCode *lists,
 	return feature->wide ? feature->wide[code.row] : 0;
 }
 
-/* NaN stays NaN. */
+/*
+ * NaN stays NaN, but the same one; and -0 is 0: numbers that are the same to the
+ * network are the same bytes.  No branch is taken but for what is missing.
+ */
 static inline float
 Standardize(double number, double mean, double scale)
 {
 	double		standard = (number - mean) * scale;
+	float		clipped;
 
-	if (standard < -ENCODER_CLIP)
-		return -ENCODER_CLIP;
-	return standard > ENCODER_CLIP ? ENCODER_CLIP : standard;
+	standard = -ENCODER_CLIP > standard ? -ENCODER_CLIP : standard;
+	standard = ENCODER_CLIP < standard ? ENCODER_CLIP : standard;
+	clipped = (float) standard + 0.0f;
+	return unlikely(isnan(clipped)) ? get_float4_nan() : clipped;
 }
 
 /* The same as EncodeCode for a column's value; `lists` is room to work in. */

@@ -414,15 +414,6 @@ StartRows(DestReceiver *self, int operation, TupleDesc desc)
 	error_context_stack = inner;
 }
 
-/* The same bytes for numbers that are the same to the network. */
-static float
-OneOfAKind(float number)
-{
-	if (isnan(number))
-		return get_float4_nan();
-	return number == 0 ? 0 : number;
-}
-
 void
 AdapterReadRow(Adapter *adapter, const Datum *values, const bool *isnull,
 			   const Datum *key, KeptRow *row)
@@ -440,14 +431,13 @@ AdapterReadRow(Adapter *adapter, const Datum *values, const bool *isnull,
 		PointerGetDatum(PG_DETOAST_DATUM(values[0])) : values[0];
 	row->item = adapter->items ?
 		ItemOf(adapter->items, values[item], isnull[item]) : NO_ITEM;
-	row->label = OneOfAKind(interaction.label);
-	row->weight = OneOfAKind(interaction.weight);
+
+	/* -0 is 0, for rows that are the same to be the same bytes */
+	row->label = interaction.label + 0.0f;
+	row->weight = interaction.weight + 0.0f;
 	adapter->lists.used = 0;
 	ReadColumns(adapter->readers, encoder, source->features, values + first,
 				isnull + first, row->codes, &adapter->lists);
-	for (int f = 0; f < source->features; f++)
-		if (encoder->features[f].kind == FEATURE_NUMERIC)
-			row->codes[f].number = OneOfAKind(row->codes[f].number);
 
 	/* who it is of makes no difference where nothing adapts */
 	if (source->features < encoder->count)

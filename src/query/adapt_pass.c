@@ -47,6 +47,7 @@ typedef struct Pass
 	MemoryContext places_context;	/* of whose they are */
 	int			key_at;			/* of the query's columns, and so on */
 	int		   *at;
+	bool		in_order;		/* one after the other, as they are read */
 	int			columns;		/* that the query has up to the last needed */
 	Datum	   *values;			/* event time, label, weight?, item?, ... */
 	bool	   *isnull;
@@ -120,25 +121,34 @@ StartPass(DestReceiver *self, int operation, TupleDesc desc)
 	pass->key_at = SourceFindColumns(source, desc, pass->at);
 	error_context_stack = inner;
 	pass->columns = pass->key_at + 1;
+	pass->in_order = true;
 	for (int c = 0; c < SourceColumns(source); c++)
+	{
 		pass->columns = Max(pass->columns, pass->at[c] + 1);
+		pass->in_order &= pass->at[c] == pass->at[0] + c;
+	}
 }
 
-/* Puts what is read of a row into pass->values; false where it is not usable. */
+/* Takes what is read of a row; false where the row is not usable. */
 static bool
 TakeColumns(Pass *pass, TupleTableSlot *slot)
 {
-	int			count = SourceColumns(&pass->adapter->source);
-
 	slot_getsomeattrs(slot, pass->columns);
-	for (int c = 0; c < count; c++)
+	if (pass->in_order)
 	{
-		int			at = pass->at[c];
-
-		/* a label that there is no column for */
-		pass->values[c] = at < 0 ? BoolGetDatum(true) : slot->tts_values[at];
-		pass->isnull[c] = at < 0 ? false : slot->tts_isnull[at];
+		pass->values = slot->tts_values + pass->at[0];
+		pass->isnull = slot->tts_isnull + pass->at[0];
 	}
+	else
+		for (int c = 0; c < SourceColumns(&pass->adapter->source); c++)
+		{
+			int			at = pass->at[c];
+
+			/* a label that there is no column for */
+			pass->values[c] = at < 0 ? BoolGetDatum(true) :
+				slot->tts_values[at];
+			pass->isnull[c] = at < 0 ? false : slot->tts_isnull[at];
+		}
 
 	/* event time and label */
 	return !pass->isnull[0] && !pass->isnull[1];
