@@ -404,7 +404,7 @@ MakesPasses(const Refresh *refresh, const StaleList *stale, int64 *entities)
 			return false;
 	}
 	*entities = PassEntities(adapter);
-	return *entities >= LEAST_ENTITIES_OF_PASS;
+	return *entities > MOST_ENTITIES;
 }
 
 /* The newest event time of all interactions, or NULL. */
