@@ -13,6 +13,7 @@
 #include "math/blas.h"
 #include "miscadmin.h"
 #include "model/network_cache.h"
+#include "model/safetensors.h"
 #include "refresh/launcher.h"
 #include "refresh/refresh.h"
 #include "refresh/worker.h"
@@ -56,6 +57,7 @@ _PG_init(void)
 								PGC_SIGHUP, GUC_UNIT_S,
 								NULL, NULL, NULL);
 		RegisterLauncher();
+		SafetensorsPreload();
 	}
 	MarkGUCPrefixReserved("limaml");
 

@@ -21,6 +21,7 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/numeric.h"
+#include "utils/resowner.h"
 
 #include "compat.h"
 
@@ -87,6 +88,21 @@ FileDigest(const char *bytes, Size length, Size at, uint8 *digest)
 		pg_cryptohash_final(context, digest, SAFETENSORS_DIGEST_BYTES) < 0)
 		elog(ERROR, "could not compute SHA-256");
 	pg_cryptohash_free(context);
+}
+
+void
+SafetensorsPreload(void)
+{
+	static const char file[DIGEST_HEX];
+	uint8		digest[SAFETENSORS_DIGEST_BYTES];
+	ResourceOwner outer = CurrentResourceOwner;
+	ResourceOwner owner = ResourceOwnerCreate(NULL, "limaml digest");
+
+	/* the postmaster has no owner of what a digest takes */
+	CurrentResourceOwner = owner;
+	FileDigest(file, sizeof(file), 0, digest);
+	CurrentResourceOwner = outer;
+	ResourceOwnerDelete(owner);
 }
 
 /* A non-negative integer of the header. */

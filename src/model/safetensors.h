@@ -47,6 +47,12 @@ typedef struct Safetensors
 } Safetensors;
 
 /*
+ * Makes a digest of nothing in the postmaster.  OpenSSL starts with the first
+ * that a process makes, which takes as long as reading a network of a megabyte.
+ */
+extern void SafetensorsPreload(void);
+
+/*
  * Reads a file, which must outlive what is returned.  Whatever is wrong with
  * it is an error that says what.
  */
