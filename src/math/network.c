@@ -167,37 +167,50 @@ network_packed_size(const NetworkShape *shape)
 	return size + KERNEL_PAD;	/* to align the first */
 }
 
-/* What is written row by row begins at zero; backward is not touched. */
+/* Nothing is touched, as somebody writes all of it or nobody wants it. */
 static void
 layer_take(PackedLayer *layer, bool backward, Arena *arena)
 {
-	size_t		forward = (size_t) layer->in * layer->out_stride;
-
-	layer->forward = arena_take(arena, forward);
+	layer->forward = arena_take(arena, (size_t) layer->in * layer->out_stride);
 	layer->backward = !backward ? NULL :
 		arena_take(arena, (size_t) layer->out * layer->in_stride);
 	layer->bias = arena_take(arena, layer->out_stride);
-	memset(layer->forward, 0, forward * sizeof(real));
-	memset(layer->bias, 0, layer->out_stride * sizeof(real));
 }
 
-/* Puts `rows` rows of weights, ld apart, into a layer, from output `at` on. */
+/*
+ * Puts `rows` rows of weights, ld apart, into a layer, from output `at` on, and
+ * zeros into the padding after them.  It goes by squares that are a line of
+ * cache wide both ways.
+ */
 static void
 layer_pack(PackedLayer *layer, int at, int rows, const real *weight, int ld,
 		   const real *bias)
 {
-	for (int o = 0; o < rows; o++)
+	for (int o = 0; o < rows; o += KERNEL_PAD)
 	{
+		int			n = rows - o < KERNEL_PAD ? rows - o : KERNEL_PAD;
 		const real *w = weight + (size_t) o * ld;
-		int			to = at + o;
+		int			columns = kernel_panel(layer->out_stride, at + o);
 		real	   *forward = layer->forward +
-			kernel_weight(layer->in, layer->out_stride, 0, to);
-		int			columns = kernel_panel(layer->out_stride, to);
+			kernel_weight(layer->in, layer->out_stride, 0, at + o);
 
-		for (int i = 0; i < layer->in; i++)
-			forward[(size_t) i * columns] = w[i];
-		if (bias)
-			layer->bias[to] = bias[o];
+		for (int i = 0; i < layer->in; i += KERNEL_PAD)
+		{
+			int			end = layer->in - i < KERNEL_PAD ? layer->in :
+				i + KERNEL_PAD;
+
+			if (n == KERNEL_PAD)
+				for (int k = i; k < end; k++)
+					for (int j = 0; j < KERNEL_PAD; j++)
+						forward[(size_t) k * columns + j] = w[(size_t) j * ld + k];
+			else
+				for (int k = i; k < end; k++)
+					for (int j = 0; j < KERNEL_PAD; j++)
+						forward[(size_t) k * columns + j] = j < n ?
+							w[(size_t) j * ld + k] : 0;
+		}
+		for (int j = 0; j < KERNEL_PAD; j++)
+			layer->bias[at + o + j] = bias && j < n ? bias[o + j] : 0;
 	}
 }
 
