@@ -73,9 +73,9 @@ Find(const uint8 *digest)
 
 /* Decodes a file that is not in the cache, and puts it there. */
 static CacheEntry *
-Decode(const char *bytes, Size size)
+Decode(const char *bytes, Size size, bool lasting)
 {
-	TrainedNetwork *network = TrainedNetworkRead(bytes, size, true,
+	TrainedNetwork *network = TrainedNetworkRead(bytes, size, true, lasting,
 												 CurrentMemoryContext);
 	CacheEntry *entry = MemoryContextAllocZero(network->context,
 											   sizeof(CacheEntry));
@@ -117,6 +117,25 @@ ScratchContext(void)
 								 ALLOCSET_DEFAULT_SIZES);
 }
 
+/* Decodes a version's file, which stays with the network that it becomes. */
+static CacheEntry *
+DecodeVersion(const Model *model, int version, bool read_only)
+{
+	MemoryContext work = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(work,
+												  "limaml network numbers",
+												  ALLOCSET_SMALL_SIZES);
+	bytea	   *file;
+	CacheEntry *entry;
+
+	MemoryContextSwitchTo(context);
+	file = CatalogNetwork(model, version, read_only);
+	MemoryContextSwitchTo(work);
+	entry = Decode(VARDATA(file), VARSIZE(file) - VARHDRSZ, true);
+	MemoryContextSetParent(context, entry->network->context);
+	return entry;
+}
+
 const TrainedNetwork *
 CachedNetwork(const Model *model, const Version *version, bool read_only,
 			  MemoryContext user)
@@ -129,10 +148,8 @@ CachedNetwork(const Model *model, const Version *version, bool read_only,
 	{
 		MemoryContext scratch = ScratchContext();
 		MemoryContext old = MemoryContextSwitchTo(scratch);
-		bytea	   *file = CatalogNetwork(model, version->number, read_only);
 
-		MemoryContextSwitchTo(scratch);
-		entry = Decode(VARDATA(file), VARSIZE(file) - VARHDRSZ);
+		entry = DecodeVersion(model, version->number, read_only);
 		if (memcmp(entry->network->digest, version->digest,
 				   SAFETENSORS_DIGEST_BYTES) != 0)
 			ereport(ERROR,
@@ -252,7 +269,7 @@ NetworkOfFile(const char *bytes, Size size, NetworkValue *known,
 		MemoryContext old = MemoryContextSwitchTo(scratch);
 		uint8		digest[SAFETENSORS_DIGEST_BYTES];
 
-		entry = Decode(bytes, size);
+		entry = Decode(bytes, size, false);
 		if (!SafetensorsStartDigest(bytes, size, digest))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_EXCEPTION),

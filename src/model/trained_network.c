@@ -660,17 +660,47 @@ ReadFeatures(JsonbContainer *object, const char *key, Encoder *encoder)
 		BadNetwork("encode to too many numbers", key);
 }
 
-/* Copies a tensor of this shape; every tensor is asked for exactly once. */
-static void
+/*
+ * Whether all are finite: of none that is has the exponent all its bits.  Two
+ * are looked at together, which need not be aligned.
+ */
+static bool
+AreFinite(const float *numbers, Size count)
+{
+	const char *bytes = (const char *) numbers;
+	uint64		found = 0;
+
+	for (Size i = 0; i < count / 2; i++)
+	{
+		uint64		pair;
+
+		memcpy(&pair, bytes + i * sizeof(pair), sizeof(pair));
+		found |= (pair & UINT64CONST(0x7f8000007f800000)) +
+			UINT64CONST(0x0080000000800000);
+	}
+	if (count % 2 == 1)
+	{
+		uint32		last;
+
+		memcpy(&last, bytes + (count - 1) * sizeof(last), sizeof(last));
+		found |= (last & 0x7f800000) + 0x00800000;
+	}
+	return (found & UINT64CONST(0x8000000080000000)) == 0;
+}
+
+/*
+ * The numbers of a tensor of this shape, where the file has them, aligned or
+ * not; every tensor is asked for exactly once.
+ */
+static const float *
 TakeTensor(Safetensors *file, const char *name, int dimensions, int64 rows,
-		   int64 columns, float *numbers)
+		   int64 columns)
 {
 	ListCell   *lc;
 
 	foreach(lc, file->tensors)
 	{
 		SafetensorsTensor *tensor = lfirst(lc);
-		Size		count = mul_size(rows, columns);
 
 		if (strcmp(tensor->name, name) != 0)
 			continue;
@@ -679,23 +709,56 @@ TakeTensor(Safetensors *file, const char *name, int dimensions, int64 rows,
 			(dimensions == 2 && tensor->shape[0] != rows))
 			BadNetwork("has another shape than its features and widths ask for",
 					   name);
-		if (count > 0)
-			memcpy(numbers, tensor->numbers, count * sizeof(float));
-		for (Size i = 0; i < count; i++)
-			if (!isfinite(numbers[i]))
-				BadNetwork("has a number that is not finite", name);
+		if (!AreFinite(tensor->numbers, mul_size(rows, columns)))
+			BadNetwork("has a number that is not finite", name);
 		file->tensors = foreach_delete_current(file->tensors, lc);
-		return;
+		return tensor->numbers;
 	}
 	BadNetwork("is missing", name);
 }
 
+/* A tensor's numbers as a copy. */
 static float *
-AllocateNumbers(Size rows, Size columns)
+CopyNumbers(const float *numbers, Size rows, Size columns)
 {
-	return palloc_extended(mul_size(Max(mul_size(rows, columns), 1),
-									sizeof(float)),
-						   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	Size		count = mul_size(rows, columns);
+	float	   *copy = palloc_extended(mul_size(Max(count, 1), sizeof(float)),
+									   MCXT_ALLOC_HUGE);
+
+	if (count > 0)
+		memcpy(copy, numbers, count * sizeof(float));
+	return copy;
+}
+
+/*
+ * The network's parameters.  A file of our own has them as they are wanted, so
+ * that one which lasts need not be copied.
+ */
+static float *
+TakeParameters(Safetensors *file, const NetworkShape *shape,
+			   const NetworkTensor *tensors, int count, bool lasting)
+{
+	const float *found[NETWORK_MAX_TENSORS];
+	float	   *parameters;
+	bool		together;
+
+	for (int t = 0; t < count; t++)
+		found[t] = TakeTensor(file, tensors[t].name, tensors[t].dimensions,
+							  tensors[t].rows, tensors[t].columns);
+	together = count > 0 && (uintptr_t) found[0] % sizeof(float) == 0;
+	for (int t = 0; t < count && together; t++)
+		together = (const char *) found[t] ==
+			(const char *) found[0] + tensors[t].offset * sizeof(float);
+	if (lasting && together)
+		return unconstify(float *, found[0]);
+
+	parameters = palloc_extended(mul_size(network_parameter_count(shape),
+										  sizeof(float)), MCXT_ALLOC_HUGE);
+	for (int t = 0; t < count; t++)
+		if (tensors[t].rows > 0 && tensors[t].columns > 0)
+			memcpy(parameters + tensors[t].offset, found[t],
+				   sizeof(float) * tensors[t].rows * tensors[t].columns);
+	return parameters;
 }
 
 /* Everything that the metadata says. */
@@ -761,7 +824,7 @@ MetadataErrorContext(void *arg)
 
 TrainedNetwork *
 TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
-				   MemoryContext parent)
+				   bool lasting, MemoryContext parent)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "limaml network",
@@ -793,13 +856,9 @@ TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
 	ReadMetadata(trained, json);
 	error_context_stack = callback.previous;
 
-	trained->parameters =
-		AllocateNumbers(network_parameter_count(&trained->shape), 1);
 	count = network_tensors(&trained->shape, tensors);
-	for (int t = 0; t < count; t++)
-		TakeTensor(file, tensors[t].name, tensors[t].dimensions,
-				   tensors[t].rows, tensors[t].columns,
-				   trained->parameters + tensors[t].offset);
+	trained->parameters = TakeParameters(file, &trained->shape, tensors,
+										 count, lasting);
 	for (int l = 0; l < trained->shape.meta_layers; l++)
 		if (trained->parameters[tensors[INNER_RATE(&trained->shape)].offset + l] < 0)
 			BadNetwork("is negative", "inner_rate");
@@ -809,14 +868,12 @@ TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
 		Feature    *feature = table->feature;
 		int			rows = VocabularyRows(&feature->vocabulary);
 
-		feature->vectors = AllocateNumbers(rows, feature->size);
-		TakeTensor(file, table->vectors_name, 2, rows, feature->size,
-				   feature->vectors);
+		feature->vectors = CopyNumbers(TakeTensor(file, table->vectors_name,
+												  2, rows, feature->size),
+									   rows, feature->size);
 		if (table->wide_name)
-		{
-			feature->wide = AllocateNumbers(rows, 1);
-			TakeTensor(file, table->wide_name, 1, 1, rows, feature->wide);
-		}
+			feature->wide = CopyNumbers(TakeTensor(file, table->wide_name, 1,
+												   1, rows), rows, 1);
 	}
 	if (file->tensors != NIL)
 		BadNetwork("is no tensor of this network",

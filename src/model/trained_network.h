@@ -100,9 +100,11 @@ extern bytea *TrainedNetworkWrite(TrainedNetwork *trained);
 /*
  * Reads a file into a memory context of its own below `parent`.  Without
  * require_digest a file that never had one will do: another program wrote it.
+ * A file that is lasting stays where it is for as long as the network, which
+ * may then have its parameters there.
  */
 extern TrainedNetwork *TrainedNetworkRead(const char *bytes, Size length,
-										  bool require_digest,
+										  bool require_digest, bool lasting,
 										  MemoryContext parent);
 
 #endif							/* MODEL_TRAINED_NETWORK_H */
