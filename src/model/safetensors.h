@@ -54,9 +54,11 @@ extern void SafetensorsPreload(void);
 
 /*
  * Reads a file, which must outlive what is returned.  Whatever is wrong with
- * it is an error that says what.
+ * it is an error that says what.  One that is known was read before, these very
+ * bytes: its digest is not computed again.
  */
-extern Safetensors *SafetensorsRead(const char *bytes, Size length);
+extern Safetensors *SafetensorsRead(const char *bytes, Size length,
+									bool known);
 
 /* Writes a file; metadata and tensors as they stand, the digest before them. */
 extern bytea *SafetensorsWrite(const Safetensors *safetensors);

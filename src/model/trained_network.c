@@ -107,6 +107,22 @@ TrainedNetworkPack(TrainedNetwork *trained)
 }
 
 void
+TrainedNetworkPackForward(TrainedNetwork *trained)
+{
+	AllocatePacked(trained);
+	network_pack_forward(&trained->network, &trained->shape,
+						 trained->parameters, trained->packed);
+}
+
+void
+TrainedNetworkAdopt(TrainedNetwork *trained, float *packed)
+{
+	trained->packed = packed;
+	network_adopt(&trained->network, &trained->shape, trained->parameters,
+				  packed);
+}
+
+void
 TrainedNetworkRepack(TrainedNetwork *trained)
 {
 	network_pack(&trained->network, &trained->shape, trained->parameters,
@@ -342,7 +358,8 @@ TrainedNetworkWrite(TrainedNetwork *trained)
 	}
 
 	bytes = SafetensorsWrite(&file);
-	written = SafetensorsRead(VARDATA(bytes), VARSIZE(bytes) - VARHDRSZ);
+	written = SafetensorsRead(VARDATA(bytes), VARSIZE(bytes) - VARHDRSZ,
+							  false);
 	SetDigest(trained, written->digest);
 	return bytes;
 }
@@ -688,17 +705,25 @@ AreFinite(const float *numbers, Size count)
 	return (found & UINT64CONST(0x8000000080000000)) == 0;
 }
 
+/* A file, and what may be done with it. */
+typedef struct NetworkFile
+{
+	Safetensors *safetensors;
+	bool		lasting;		/* it need not be copied */
+	bool		known;			/* it was checked before */
+} NetworkFile;
+
 /*
  * The numbers of a tensor of this shape, where the file has them, aligned or
  * not; every tensor is asked for exactly once.
  */
 static const float *
-TakeTensor(Safetensors *file, const char *name, int dimensions, int64 rows,
+TakeTensor(NetworkFile *file, const char *name, int dimensions, int64 rows,
 		   int64 columns)
 {
 	ListCell   *lc;
 
-	foreach(lc, file->tensors)
+	foreach(lc, file->safetensors->tensors)
 	{
 		SafetensorsTensor *tensor = lfirst(lc);
 
@@ -709,22 +734,35 @@ TakeTensor(Safetensors *file, const char *name, int dimensions, int64 rows,
 			(dimensions == 2 && tensor->shape[0] != rows))
 			BadNetwork("has another shape than its features and widths ask for",
 					   name);
-		if (!AreFinite(tensor->numbers, mul_size(rows, columns)))
+		if (!file->known &&
+			!AreFinite(tensor->numbers, mul_size(rows, columns)))
 			BadNetwork("has a number that is not finite", name);
-		file->tensors = foreach_delete_current(file->tensors, lc);
+		file->safetensors->tensors =
+			foreach_delete_current(file->safetensors->tensors, lc);
 		return tensor->numbers;
 	}
 	BadNetwork("is missing", name);
 }
 
-/* A tensor's numbers as a copy. */
-static float *
-CopyNumbers(const float *numbers, Size rows, Size columns)
+static bool
+IsAligned(const float *numbers)
 {
-	Size		count = mul_size(rows, columns);
-	float	   *copy = palloc_extended(mul_size(Max(count, 1), sizeof(float)),
-									   MCXT_ALLOC_HUGE);
+	return (uintptr_t) numbers % sizeof(float) == 0;
+}
 
+/* A tensor's numbers: as a copy, unless they may stay where they are. */
+static float *
+TakeNumbers(NetworkFile *file, const char *name, int dimensions, Size rows,
+			Size columns)
+{
+	const float *numbers = TakeTensor(file, name, dimensions, rows, columns);
+	Size		count = mul_size(rows, columns);
+	float	   *copy;
+
+	if (file->lasting && IsAligned(numbers))
+		return unconstify(float *, numbers);
+	copy = palloc_extended(mul_size(Max(count, 1), sizeof(float)),
+						   MCXT_ALLOC_HUGE);
 	if (count > 0)
 		memcpy(copy, numbers, count * sizeof(float));
 	return copy;
@@ -735,8 +773,8 @@ CopyNumbers(const float *numbers, Size rows, Size columns)
  * that one which lasts need not be copied.
  */
 static float *
-TakeParameters(Safetensors *file, const NetworkShape *shape,
-			   const NetworkTensor *tensors, int count, bool lasting)
+TakeParameters(NetworkFile *file, const NetworkShape *shape,
+			   const NetworkTensor *tensors, int count)
 {
 	const float *found[NETWORK_MAX_TENSORS];
 	float	   *parameters;
@@ -745,11 +783,11 @@ TakeParameters(Safetensors *file, const NetworkShape *shape,
 	for (int t = 0; t < count; t++)
 		found[t] = TakeTensor(file, tensors[t].name, tensors[t].dimensions,
 							  tensors[t].rows, tensors[t].columns);
-	together = count > 0 && (uintptr_t) found[0] % sizeof(float) == 0;
+	together = file->lasting && count > 0 && IsAligned(found[0]);
 	for (int t = 0; t < count && together; t++)
 		together = (const char *) found[t] ==
 			(const char *) found[0] + tensors[t].offset * sizeof(float);
-	if (lasting && together)
+	if (together)
 		return unconstify(float *, found[0]);
 
 	parameters = palloc_extended(mul_size(network_parameter_count(shape),
@@ -822,9 +860,9 @@ MetadataErrorContext(void *arg)
 	errcontext("metadata of a limaml network");
 }
 
-TrainedNetwork *
-TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
-				   bool lasting, MemoryContext parent)
+/* All but the packing. */
+static TrainedNetwork *
+ReadNetwork(NetworkFile *file, bool require_digest, MemoryContext parent)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "limaml network",
@@ -832,8 +870,8 @@ TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
 	MemoryContext old;
 	TrainedNetwork *trained = MemoryContextAllocZero(context,
 													 sizeof(TrainedNetwork));
-	Safetensors *file = SafetensorsRead(bytes, length);
-	const char *metadata = SafetensorsGetMetadata(file, METADATA_KEY);
+	const Safetensors *safetensors = file->safetensors;
+	const char *metadata = SafetensorsGetMetadata(safetensors, METADATA_KEY);
 	Jsonb	   *json;
 	NetworkTensor tensors[NETWORK_MAX_TENSORS];
 	int			count;
@@ -842,7 +880,7 @@ TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
 
 	if (metadata == NULL)
 		BadNetwork("is missing from the file's metadata", METADATA_KEY);
-	if (!file->has_digest && require_digest)
+	if (!safetensors->has_digest && require_digest)
 		BadNetwork("is missing from the file's metadata", "digest");
 
 	trained->context = context;
@@ -858,7 +896,7 @@ TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
 
 	count = network_tensors(&trained->shape, tensors);
 	trained->parameters = TakeParameters(file, &trained->shape, tensors,
-										 count, lasting);
+										 count);
 	for (int l = 0; l < trained->shape.meta_layers; l++)
 		if (trained->parameters[tensors[INNER_RATE(&trained->shape)].offset + l] < 0)
 			BadNetwork("is negative", "inner_rate");
@@ -868,23 +906,42 @@ TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
 		Feature    *feature = table->feature;
 		int			rows = VocabularyRows(&feature->vocabulary);
 
-		feature->vectors = CopyNumbers(TakeTensor(file, table->vectors_name,
-												  2, rows, feature->size),
-									   rows, feature->size);
+		feature->vectors = TakeNumbers(file, table->vectors_name, 2, rows,
+									   feature->size);
 		if (table->wide_name)
-			feature->wide = CopyNumbers(TakeTensor(file, table->wide_name, 1,
-												   1, rows), rows, 1);
+			feature->wide = TakeNumbers(file, table->wide_name, 1, 1, rows);
 	}
-	if (file->tensors != NIL)
+	if (safetensors->tensors != NIL)
 		BadNetwork("is no tensor of this network",
-				   ((SafetensorsTensor *) linitial(file->tensors))->name);
+				   ((SafetensorsTensor *) linitial(safetensors->tensors))->name);
 
-	AllocatePacked(trained);
-	network_pack_forward(&trained->network, &trained->shape,
-						 trained->parameters, trained->packed);
-	if (file->has_digest)
-		SetDigest(trained, file->digest);
+	if (safetensors->has_digest)
+		SetDigest(trained, safetensors->digest);
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, parent);
 	return trained;
+}
+
+TrainedNetwork *
+TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
+				   MemoryContext parent)
+{
+	NetworkFile file = {.safetensors = SafetensorsRead(bytes, length, false)};
+	TrainedNetwork *trained = ReadNetwork(&file, require_digest, parent);
+
+	TrainedNetworkPackForward(trained);
+	return trained;
+}
+
+TrainedNetwork *
+TrainedNetworkOpen(const char *bytes, Size length, bool known,
+				   MemoryContext parent)
+{
+	NetworkFile file = {
+		.safetensors = SafetensorsRead(bytes, length, known),
+		.lasting = true,
+		.known = known
+	};
+
+	return ReadNetwork(&file, true, parent);
 }

@@ -100,11 +100,20 @@ extern bytea *TrainedNetworkWrite(TrainedNetwork *trained);
 /*
  * Reads a file into a memory context of its own below `parent`.  Without
  * require_digest a file that never had one will do: another program wrote it.
- * A file that is lasting stays where it is for as long as the network, which
- * may then have its parameters there.
  */
 extern TrainedNetwork *TrainedNetworkRead(const char *bytes, Size length,
-										  bool require_digest, bool lasting,
+										  bool require_digest,
 										  MemoryContext parent);
+
+/*
+ * The same of a file that stays where it is for as long as the network, which
+ * has its numbers there as far as they are aligned.  It is yet to be packed:
+ * TrainedNetworkPackForward, or TrainedNetworkAdopt what was packed before.
+ * What a known file says is checked no more than it takes to find one's way.
+ */
+extern TrainedNetwork *TrainedNetworkOpen(const char *bytes, Size length,
+										  bool known, MemoryContext parent);
+extern void TrainedNetworkPackForward(TrainedNetwork *trained);
+extern void TrainedNetworkAdopt(TrainedNetwork *trained, float *packed);
 
 #endif							/* MODEL_TRAINED_NETWORK_H */

@@ -147,7 +147,7 @@ ReadNetwork(Evaluation *evaluation)
 				 errhint("Give a relation of rows that it has not learned from.")));
 	evaluation->trained = TrainedNetworkRead(VARDATA(file),
 											 VARSIZE(file) - VARHDRSZ, false,
-											 false, CurrentMemoryContext);
+											 CurrentMemoryContext);
 	pfree(file);
 	CatalogVersionOptions(model, evaluation->trained->options,
 						  &evaluation->options);

@@ -308,7 +308,7 @@ limaml_import(PG_FUNCTION_ARGS)
 	model = CatalogModel(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	CatalogCheckOwner(model, "import a network into");
 	trained = TrainedNetworkRead(VARDATA_ANY(file), VARSIZE_ANY_EXHDR(file),
-								 false, false, CurrentMemoryContext);
+								 false, CurrentMemoryContext);
 	CatalogVersionOptions(model, trained->options, &options);
 	CheckFeatures(model, &trained->interaction, CandidateFeatures(trained),
 				  model->features, model->feature, "features");
