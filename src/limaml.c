@@ -13,6 +13,8 @@
 #include "math/blas.h"
 #include "miscadmin.h"
 #include "model/network_cache.h"
+#include "model/safetensors.h"
+#include "model/shared_networks.h"
 #include "refresh/launcher.h"
 #include "refresh/refresh.h"
 #include "refresh/worker.h"
@@ -55,7 +57,16 @@ _PG_init(void)
 								10, 1, 86400,
 								PGC_SIGHUP, GUC_UNIT_S,
 								NULL, NULL, NULL);
+		DefineCustomIntVariable("limaml.shared_networks",
+								"Shared memory for decoded networks, which every session finds there.",
+								"A network for which there is no room is decoded by each session that uses it; 0 reserves none.",
+								&shared_networks_size,
+								32 * 1024, 0, MAX_KILOBYTES / 4,
+								PGC_POSTMASTER, GUC_UNIT_KB,
+								NULL, NULL, NULL);
 		RegisterLauncher();
+		SafetensorsPreload();
+		SharedNetworksRequest();
 	}
 	MarkGUCPrefixReserved("limaml");
 

@@ -167,37 +167,50 @@ network_packed_size(const NetworkShape *shape)
 	return size + KERNEL_PAD;	/* to align the first */
 }
 
-/* What is written row by row begins at zero; backward is not touched. */
+/* Nothing is touched, as somebody writes all of it or nobody wants it. */
 static void
 layer_take(PackedLayer *layer, bool backward, Arena *arena)
 {
-	size_t		forward = (size_t) layer->in * layer->out_stride;
-
-	layer->forward = arena_take(arena, forward);
+	layer->forward = arena_take(arena, (size_t) layer->in * layer->out_stride);
 	layer->backward = !backward ? NULL :
 		arena_take(arena, (size_t) layer->out * layer->in_stride);
 	layer->bias = arena_take(arena, layer->out_stride);
-	memset(layer->forward, 0, forward * sizeof(real));
-	memset(layer->bias, 0, layer->out_stride * sizeof(real));
 }
 
-/* Puts `rows` rows of weights, ld apart, into a layer, from output `at` on. */
+/*
+ * Puts `rows` rows of weights, ld apart, into a layer, from output `at` on, and
+ * zeros into the padding after them.  It goes by squares that are a line of
+ * cache wide both ways.
+ */
 static void
 layer_pack(PackedLayer *layer, int at, int rows, const real *weight, int ld,
 		   const real *bias)
 {
-	for (int o = 0; o < rows; o++)
+	for (int o = 0; o < rows; o += KERNEL_PAD)
 	{
+		int			n = rows - o < KERNEL_PAD ? rows - o : KERNEL_PAD;
 		const real *w = weight + (size_t) o * ld;
-		int			to = at + o;
+		int			columns = kernel_panel(layer->out_stride, at + o);
 		real	   *forward = layer->forward +
-			kernel_weight(layer->in, layer->out_stride, 0, to);
-		int			columns = kernel_panel(layer->out_stride, to);
+			kernel_weight(layer->in, layer->out_stride, 0, at + o);
 
-		for (int i = 0; i < layer->in; i++)
-			forward[(size_t) i * columns] = w[i];
-		if (bias)
-			layer->bias[to] = bias[o];
+		for (int i = 0; i < layer->in; i += KERNEL_PAD)
+		{
+			int			end = layer->in - i < KERNEL_PAD ? layer->in :
+				i + KERNEL_PAD;
+
+			if (n == KERNEL_PAD)
+				for (int k = i; k < end; k++)
+					for (int j = 0; j < KERNEL_PAD; j++)
+						forward[(size_t) k * columns + j] = w[(size_t) j * ld + k];
+			else
+				for (int k = i; k < end; k++)
+					for (int j = 0; j < KERNEL_PAD; j++)
+						forward[(size_t) k * columns + j] = j < n ?
+							w[(size_t) j * ld + k] : 0;
+		}
+		for (int j = 0; j < KERNEL_PAD; j++)
+			layer->bias[at + o + j] = bias && j < n ? bias[o + j] : 0;
 	}
 }
 
@@ -216,16 +229,15 @@ layer_pack_back(PackedLayer *layer, const real *weight, int ld)
 					KERNEL_PANEL) * sizeof(real));
 }
 
-void
-network_pack_forward(Network *network, const NetworkShape *shape,
-					 const real *parameters, real *memory)
-{
-	size_t		size = network_packed_size(shape);
-	Arena		arena = {memory, memory + size};
-	int			G = shape->global_layers;
-	const real *first_weight;
-
 #define TENSOR(t) (parameters + network->tensors[t].offset)
+
+/* All but the packed numbers themselves, whose places in memory this finds. */
+static void
+network_place(Network *network, const NetworkShape *shape,
+			  const real *parameters, real *memory)
+{
+	Arena		arena = {memory, memory + network_packed_size(shape)};
+	int			G = shape->global_layers;
 
 	network->shape = *shape;
 	network->kernels = kernels_for_processor();
@@ -235,24 +247,9 @@ network_pack_forward(Network *network, const NetworkShape *shape,
 	network_layers(network);
 
 	for (int l = 0; l < shape->meta_layers; l++)
-	{
 		layer_take(&network->meta[l], true, &arena);
-		layer_pack(&network->meta[l], 0, network->meta[l].out,
-				   TENSOR(META_WEIGHT(shape, l)), network->meta[l].in,
-				   TENSOR(META_BIAS(shape, l)));
-	}
-
-	first_weight = TENSOR(GLOBAL_WEIGHT(shape, 0));
 	layer_take(&network->entity, true, &arena);
-	layer_pack(&network->entity, 0, shape->global_width[1], first_weight,
-			   shape->global_width[0], NULL);
 	layer_take(&network->candidate, false, &arena);
-	layer_pack(&network->candidate, 0, shape->global_width[1],
-			   first_weight + network_concatenated_size(shape),
-			   shape->global_width[0], TENSOR(GLOBAL_BIAS(shape, 0)));
-	layer_pack(&network->candidate, kernel_stride(shape->global_width[1]),
-			   shape->factor_size, TENSOR(FACTOR_WEIGHT(shape)),
-			   network->candidate.in, TENSOR(FACTOR_BIAS(shape)));
 	network->first.backward = NULL;
 	if (candidate_begins_with_first(shape))
 	{
@@ -260,34 +257,56 @@ network_pack_forward(Network *network, const NetworkShape *shape,
 		network->first.bias = network->candidate.bias;
 	}
 	else
-	{
 		layer_take(&network->first, false, &arena);
+	for (int l = 1; l < G - 1; l++)
+		layer_take(&network->hidden[l], true, &arena);
+	network->last = G == 1 ? NULL :
+		arena_take(&arena, kernel_stride(shape->global_width[G - 1]));
+	network->last_bias = G == 1 ? 0 : *TENSOR(GLOBAL_BIAS(shape, G - 1));
+	network->packed_back = false;
+}
+
+void
+network_pack_forward(Network *network, const NetworkShape *shape,
+					 const real *parameters, real *memory)
+{
+	int			G = shape->global_layers;
+	const real *first_weight;
+	const real *candidate_weight;
+
+	network_place(network, shape, parameters, memory);
+	for (int l = 0; l < shape->meta_layers; l++)
+		layer_pack(&network->meta[l], 0, network->meta[l].out,
+				   TENSOR(META_WEIGHT(shape, l)), network->meta[l].in,
+				   TENSOR(META_BIAS(shape, l)));
+
+	first_weight = TENSOR(GLOBAL_WEIGHT(shape, 0));
+	candidate_weight = first_weight + network_concatenated_size(shape);
+	layer_pack(&network->entity, 0, shape->global_width[1], first_weight,
+			   shape->global_width[0], NULL);
+	layer_pack(&network->candidate, 0, shape->global_width[1],
+			   candidate_weight, shape->global_width[0],
+			   TENSOR(GLOBAL_BIAS(shape, 0)));
+	layer_pack(&network->candidate, kernel_stride(shape->global_width[1]),
+			   shape->factor_size, TENSOR(FACTOR_WEIGHT(shape)),
+			   network->candidate.in, TENSOR(FACTOR_BIAS(shape)));
+	if (!candidate_begins_with_first(shape))
 		layer_pack(&network->first, 0, shape->global_width[1],
-				   first_weight + network_concatenated_size(shape),
-				   shape->global_width[0], TENSOR(GLOBAL_BIAS(shape, 0)));
-	}
+				   candidate_weight, shape->global_width[0],
+				   TENSOR(GLOBAL_BIAS(shape, 0)));
 
 	for (int l = 1; l < G - 1; l++)
-	{
-		layer_take(&network->hidden[l], true, &arena);
 		layer_pack(&network->hidden[l], 0, network->hidden[l].out,
 				   TENSOR(GLOBAL_WEIGHT(shape, l)), network->hidden[l].in,
 				   TENSOR(GLOBAL_BIAS(shape, l)));
-	}
 
-	network->last = NULL;
-	network->last_bias = 0;
 	if (G > 1)
 	{
-		network->last = arena_take(&arena,
-								   kernel_stride(shape->global_width[G - 1]));
 		memset(network->last, 0, kernel_stride(shape->global_width[G - 1]) *
 			   sizeof(real));
 		memcpy(network->last, TENSOR(GLOBAL_WEIGHT(shape, G - 1)),
 			   shape->global_width[G - 1] * sizeof(real));
-		network->last_bias = *TENSOR(GLOBAL_BIAS(shape, G - 1));
 	}
-	network->packed_back = false;
 }
 
 void
@@ -305,8 +324,9 @@ network_pack_back(Network *network)
 		layer_pack_back(&network->hidden[l], TENSOR(GLOBAL_WEIGHT(shape, l)),
 						network->hidden[l].in);
 	network->packed_back = true;
-#undef TENSOR
 }
+
+#undef TENSOR
 
 void
 network_pack(Network *network, const NetworkShape *shape,
@@ -314,6 +334,14 @@ network_pack(Network *network, const NetworkShape *shape,
 {
 	network_pack_forward(network, shape, parameters, memory);
 	network_pack_back(network);
+}
+
+void
+network_adopt(Network *network, const NetworkShape *shape,
+			  const real *parameters, real *memory)
+{
+	network_place(network, shape, parameters, memory);
+	network->packed_back = true;
 }
 
 real *

@@ -182,6 +182,13 @@ extern void network_pack_forward(Network *network, const NetworkShape *shape,
 extern void network_pack_back(Network *network);
 
 /*
+ * A network of memory that network_pack has filled, for the same shape and
+ * parameters, and from as far into a KERNEL_PAD of numbers.  It is only read.
+ */
+extern void network_adopt(Network *network, const NetworkShape *shape,
+						  const real *parameters, real *memory);
+
+/*
  * Candidate halves of n rows z (n x dz, ldz apart) into half (n x
  * network_half_size).  Each row's bits are its own, whatever n.
  */

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * catalog.c
- *	  Reading and writing the catalog, by SQL with qualified names.
+ *	  Reading and writing the catalog: what every use of a model asks for by
+ *	  key, all the rest by SQL with qualified names.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,6 +22,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "model/catalog.h"
+#include "model/catalog_scan.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -81,53 +83,101 @@ CatalogModelExists(const char *name)
 	return exists;
 }
 
+/*
+ * Whether the caller may see the model, as limaml.model has it, and whose it is
+ * (InvalidOid: nobody's that there is).
+ */
+static bool
+IsVisible(Oid embeddings, const char *creator, Oid *owner)
+{
+	HeapTuple	table = SearchSysCache1(RELOID, ObjectIdGetDatum(embeddings));
+	bool		exists = HeapTupleIsValid(table);
+
+	if (exists)
+	{
+		*owner = ((Form_pg_class) GETSTRUCT(table))->relowner;
+		ReleaseSysCache(table);
+	}
+	else
+		*owner = get_role_oid(creator, true);
+	return (OidIsValid(*owner) && has_privs_of_role(GetUserId(), *owner)) ||
+		(exists && pg_class_aclcheck(embeddings, GetUserId(),
+									 ACL_SELECT) == ACLCHECK_OK);
+}
+
+/* Columns of a model's row, copied; NULL, InvalidOid or 0 where NULL may be. */
+static char *
+ModelText(const CatalogScan *scan, const char *column)
+{
+	bool		isnull;
+	Datum		value = CatalogScanColumn(scan, column, TEXTOID, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+static char **
+ModelTexts(const CatalogScan *scan, const char *column, int *count)
+{
+	bool		isnull;
+
+	return TextArray(CatalogScanColumn(scan, column, TEXTARRAYOID, &isnull),
+					 count);
+}
+
+static Oid
+ModelRelation(const CatalogScan *scan, const char *column)
+{
+	bool		isnull;
+	Datum		relation = CatalogScanColumn(scan, column, REGCLASSOID,
+											 &isnull);
+
+	return isnull ? InvalidOid : DatumGetObjectId(relation);
+}
+
 Model *
 CatalogFindModel(const char *name, bool read_only)
 {
-	static SPIPlanPtr plan = NULL;
-	Parameters	parameters = {0};
-	MemoryContext caller = CurrentMemoryContext;
-	Model	   *model;
-	Datum		label;
-	bool		isnull;
+	CatalogScan scan;
+	Model	   *model = NULL;
 
-	AddText(&parameters, name);
-	ExecuteKeptStatement(&plan,
-						 "SELECT id, owner, interactions, entity_key, label, event_time, "
-						 "features, entities, meta_features, embeddings, options, deployed, "
-						 "changes "
-						 "FROM limaml.model WHERE model OPERATOR(pg_catalog.=) $1",
-						 &parameters, read_only, SPI_OK_SELECT);
-	MemoryContextSwitchTo(caller);
-	if (SPI_processed == 0)
-		return NULL;
+	CatalogScanOpen(&scan, "stored_model", "model");
+	CatalogScanKey(&scan, "model", TEXTOID, CStringGetTextDatum(name));
+	CatalogScanBegin(&scan, "stored_model_model_key", read_only);
+	if (CatalogScanNext(&scan))
+	{
+		Oid			embeddings = ModelRelation(&scan, "embeddings");
+		bool		isnull;
+		Datum		creator = CatalogScanColumn(&scan, "owner", NAMEOID,
+												&isnull);
+		Oid			owner;
 
-	model = palloc0(sizeof(Model));
-	model->id = DatumGetInt64(ResultColumn(1, &isnull));
-	model->name = pstrdup(name);
-	model->owner = DatumGetObjectId(ResultColumn(2, &isnull));
-	if (isnull)
-		model->owner = InvalidOid;
-	model->interactions = DatumGetObjectId(ResultColumn(3, &isnull));
-	model->key = TextArray(ResultColumn(4, &isnull), &model->keys);
-	label = ResultColumn(5, &isnull);
-	if (!isnull)
-		model->label = TextDatumGetCString(label);
-	model->event_time = TextDatumGetCString(ResultColumn(6, &isnull));
-	model->feature = TextArray(ResultColumn(7, &isnull), &model->features);
-	model->entities = DatumGetObjectId(ResultColumn(8, &isnull));
-	if (isnull)
-		model->entities = InvalidOid;
-	model->meta_feature = TextArray(ResultColumn(9, &isnull), &model->meta_features);
-	model->embeddings = DatumGetObjectId(ResultColumn(10, &isnull));
-	model->options = DatumGetJsonbPCopy(ResultColumn(11, &isnull));
-	model->deployed = DatumGetInt32(ResultColumn(12, &isnull));
-	if (isnull)
-		model->deployed = 0;
-	model->changes = DatumGetObjectId(ResultColumn(13, &isnull));
-	if (isnull)
-		model->changes = InvalidOid;
-	SPI_freetuptable(SPI_tuptable);
+		if (IsVisible(embeddings, NameStr(*DatumGetName(creator)), &owner))
+		{
+			Datum		deployed;
+
+			model = palloc0(sizeof(Model));
+			model->id = DatumGetInt64(CatalogScanColumn(&scan, "id", INT8OID,
+														&isnull));
+			model->name = pstrdup(name);
+			model->owner = owner;
+			model->interactions = ModelRelation(&scan, "interactions");
+			model->key = ModelTexts(&scan, "entity_key", &model->keys);
+			model->label = ModelText(&scan, "label");
+			model->event_time = ModelText(&scan, "event_time");
+			model->feature = ModelTexts(&scan, "features", &model->features);
+			model->entities = ModelRelation(&scan, "entities");
+			model->meta_feature = ModelTexts(&scan, "meta_features",
+											 &model->meta_features);
+			model->embeddings = embeddings;
+			model->options = DatumGetJsonbPCopy(CatalogScanColumn(&scan, "options",
+																  JSONBOID,
+																  &isnull));
+			deployed = CatalogScanColumn(&scan, "deployed", INT4OID, &isnull);
+			model->deployed = isnull ? 0 : DatumGetInt32(deployed);
+			model->changes = ModelRelation(&scan, "changes");
+		}
+	}
+	CatalogScanEnd(&scan);
 	return model;
 }
 
@@ -149,15 +199,23 @@ CatalogModel(const char *name, bool read_only)
 	return model;
 }
 
+/* The row of a version, or with -1 the rows of all. */
+static void
+BeginVersions(CatalogScan *scan, const Model *model, int number,
+			  bool read_only)
+{
+	CatalogScanOpen(scan, "stored_version", "version");
+	CatalogScanKey(scan, "model_id", INT8OID, Int64GetDatum(model->id));
+	if (number != -1)
+		CatalogScanKey(scan, "version", INT4OID, Int32GetDatum(number));
+	CatalogScanBegin(scan, "stored_version_pkey", read_only);
+}
+
 Version *
 CatalogVersion(const Model *model, int number, bool read_only)
 {
-	static SPIPlanPtr plan = NULL;
-	Parameters	parameters = {0};
-	MemoryContext caller = CurrentMemoryContext;
-	Version    *version;
-	bytea	   *digest;
-	bool		isnull;
+	CatalogScan scan;
+	Version    *version = NULL;
 
 	if (number == 0 && model->deployed == 0)
 		ereport(ERROR,
@@ -165,39 +223,43 @@ CatalogVersion(const Model *model, int number, bool read_only)
 				 errmsg("model \"%s\" has no deployed version", model->name),
 				 errhint("Train it with limaml_train, or deploy one of its versions with limaml_deploy.")));
 
-	AddText(&parameters, model->name);
-	AddParameter(&parameters, INT4OID,
-				 Int32GetDatum(number == 0 ? model->deployed : number),
-				 number == -1);
-	ExecuteKeptStatement(&plan, "SELECT version, digest FROM limaml.version "
-						 "WHERE model OPERATOR(pg_catalog.=) $1 "
-						 "AND (version OPERATOR(pg_catalog.=) $2 OR $2 IS NULL) "
-						 "ORDER BY version DESC LIMIT 1",
-						 &parameters, read_only, SPI_OK_SELECT);
-	MemoryContextSwitchTo(caller);
-	if (SPI_processed == 0 && number == -1)
+	BeginVersions(&scan, model, number == 0 ? model->deployed : number,
+				  read_only);
+	while (CatalogScanNext(&scan))
+	{
+		bool		isnull;
+		int			found = DatumGetInt32(CatalogScanColumn(&scan, "version",
+															INT4OID, &isnull));
+		bytea	   *digest;
+
+		if (version && version->number > found)
+			continue;
+		if (version == NULL)
+			version = palloc(sizeof(Version));
+		version->number = found;
+		digest = DatumGetByteaPP(CatalogScanColumn(&scan, "digest", BYTEAOID,
+												   &isnull));
+		if (VARSIZE_ANY_EXHDR(digest) != SAFETENSORS_DIGEST_BYTES)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("digest of version %d of model \"%s\" has %d bytes",
+							version->number, model->name,
+							(int) VARSIZE_ANY_EXHDR(digest))));
+		memcpy(version->digest, VARDATA_ANY(digest), SAFETENSORS_DIGEST_BYTES);
+	}
+	CatalogScanEnd(&scan);
+
+	if (version == NULL && number == -1)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("model \"%s\" has no version", model->name),
 				 errhint("Train it with limaml_train.")));
-	if (SPI_processed == 0)
+	if (version == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("model \"%s\" has no version %d", model->name,
 						number == 0 ? model->deployed : number),
 				 errhint("The view limaml.version lists the versions.")));
-
-	version = palloc(sizeof(Version));
-	version->number = DatumGetInt32(ResultColumn(1, &isnull));
-	digest = DatumGetByteaPP(ResultColumn(2, &isnull));
-	if (VARSIZE_ANY_EXHDR(digest) != SAFETENSORS_DIGEST_BYTES)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("digest of version %d of model \"%s\" has %d bytes",
-						version->number, model->name,
-						(int) VARSIZE_ANY_EXHDR(digest))));
-	memcpy(version->digest, VARDATA_ANY(digest), SAFETENSORS_DIGEST_BYTES);
-	SPI_freetuptable(SPI_tuptable);
 	return version;
 }
 
@@ -221,25 +283,21 @@ CatalogHasVersion(const Model *model, int number)
 bytea *
 CatalogNetwork(const Model *model, int version, bool read_only)
 {
-	Parameters	parameters = {0};
-	MemoryContext caller = CurrentMemoryContext;
-	bytea	   *network;
+	CatalogScan scan;
+	bytea	   *network = NULL;
 	bool		isnull;
 
-	AddText(&parameters, model->name);
-	AddInt(&parameters, version);
-	ExecuteStatement("SELECT network FROM limaml.version "
-			"WHERE model OPERATOR(pg_catalog.=) $1 "
-			"AND version OPERATOR(pg_catalog.=) $2",
-			&parameters, read_only, SPI_OK_SELECT);
-	MemoryContextSwitchTo(caller);
-	if (SPI_processed == 0)
+	BeginVersions(&scan, model, version, read_only);
+	if (CatalogScanNext(&scan))
+		network = (bytea *) PG_DETOAST_DATUM_COPY(CatalogScanColumn(&scan, "network",
+																	BYTEAOID,
+																	&isnull));
+	CatalogScanEnd(&scan);
+	if (network == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("model \"%s\" has no version %d", model->name,
 						version)));
-	network = (bytea *) PG_DETOAST_DATUM_COPY(ResultColumn(1, &isnull));
-	SPI_freetuptable(SPI_tuptable);
 	return network;
 }
 

@@ -3,9 +3,9 @@
  * catalog.h
  *	  Models and versions as the catalog has them, and whose rights apply.
  *
- * The catalog's tables are the extension owner's.  They are read through the
- * views limaml.model and limaml.version, as whoever asks; they are written by
- * the fixed statements of catalog.c alone.
+ * The catalog's tables are the extension owner's.  Whoever asks reads of them
+ * what the views limaml.model and limaml.version show; they are written by the
+ * fixed statements of catalog.c alone.
  *
  *-------------------------------------------------------------------------
  */

@@ -10,6 +10,7 @@
 #include "access/detoast.h"
 #include "lib/ilist.h"
 #include "model/network_cache.h"
+#include "model/shared_networks.h"
 #include "utils/memutils.h"
 
 #include "compat.h"
@@ -24,15 +25,28 @@ typedef struct CacheEntry
 	Size		size;
 	Size		file_size;
 	int			users;			/* queries that hold it */
+	SharedNetwork *shared;		/* where its numbers are, or NULL */
 } CacheEntry;
 
 static dlist_head cache = DLIST_STATIC_INIT(cache);
 static Size cache_used = 0;
 
+/* Shared numbers are held while a query uses them. */
 static void
 ReleaseEntry(void *arg)
 {
-	((CacheEntry *) arg)->users--;
+	CacheEntry *entry = arg;
+
+	if (--entry->users == 0 && entry->shared)
+		SharedNetworkRelease(entry->shared);
+}
+
+static void
+Forget(CacheEntry *entry)
+{
+	dlist_delete(&entry->node);
+	cache_used -= entry->size;
+	MemoryContextDelete(entry->network->context);
 }
 
 /* Makes room, as far as nobody uses what is in the way. */
@@ -47,11 +61,8 @@ Evict(void)
 		CacheEntry *entry = dlist_container(CacheEntry, node, node);
 
 		node = dlist_has_prev(&cache, node) ? dlist_prev_node(&cache, node) : NULL;
-		if (entry->users > 0)
-			continue;
-		dlist_delete(&entry->node);
-		cache_used -= entry->size;
-		MemoryContextDelete(entry->network->context);
+		if (entry->users == 0)
+			Forget(entry);
 	}
 }
 
@@ -71,17 +82,14 @@ Find(const uint8 *digest)
 	return NULL;
 }
 
-/* Decodes a file that is not in the cache, and puts it there. */
 static CacheEntry *
-Decode(const char *bytes, Size size)
+MakeEntry(TrainedNetwork *network, Size file_size)
 {
-	TrainedNetwork *network = TrainedNetworkRead(bytes, size, true,
-												 CurrentMemoryContext);
 	CacheEntry *entry = MemoryContextAllocZero(network->context,
 											   sizeof(CacheEntry));
 
 	entry->network = network;
-	entry->file_size = size;
+	entry->file_size = file_size;
 	return entry;
 }
 
@@ -95,17 +103,28 @@ Insert(CacheEntry *entry)
 	cache_used += entry->size;
 }
 
-/* The entry's network, which is not to go before `user` does. */
+/*
+ * The entry's network, which is not to go before `user` does.  NULL where its
+ * shared numbers have gone, and the entry with them.
+ */
 static const TrainedNetwork *
 Hold(CacheEntry *entry, MemoryContext user)
 {
 	MemoryContextCallback *callback =
 		MemoryContextAlloc(user, sizeof(MemoryContextCallback));
 
+	if (entry->shared && !entry->shared->held &&
+		!SharedNetworkHold(entry->shared))
+	{
+		pfree(callback);
+		Forget(entry);
+		return NULL;
+	}
 	callback->func = ReleaseEntry;
 	callback->arg = entry;
 	MemoryContextRegisterResetCallback(user, callback);
 	entry->users++;
+	dlist_move_head(&cache, &entry->node);
 	Evict();
 	return entry->network;
 }
@@ -117,42 +136,105 @@ ScratchContext(void)
 								 ALLOCSET_DEFAULT_SIZES);
 }
 
-const TrainedNetwork *
-CachedNetwork(const Model *model, const Version *version, bool read_only,
-			  MemoryContext user)
+static void
+ReleaseShared(void *shared)
 {
-	CacheEntry *entry = Find(version->digest);
+	SharedNetworkRelease(shared);
+}
 
-	if (entry)
-		dlist_move_head(&cache, &entry->node);
-	else
+static void
+PackShared(const void *argument, float *packed)
+{
+	const TrainedNetwork *network = argument;
+	Network		whole;
+
+	network_pack(&whole, &network->shape, network->parameters, packed);
+}
+
+/*
+ * A version that is not in the cache: from shared memory, else from its file,
+ * which is put there if it has room.  With shared memory's numbers, or with the
+ * file, `numbers` is what the network needs besides its own context.
+ */
+static CacheEntry *
+LoadVersion(const Model *model, const Version *version, bool read_only,
+			MemoryContext numbers)
+{
+	MemoryContext work = MemoryContextSwitchTo(numbers);
+	SharedNetwork *shared = palloc0(sizeof(SharedNetwork));
+	MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
+	TrainedNetwork *network;
+	CacheEntry *entry;
+
+	callback->func = ReleaseShared;
+	callback->arg = shared;
+	MemoryContextRegisterResetCallback(numbers, callback);
+	if (!SharedNetworkFind(shared, version->digest))
 	{
-		MemoryContext scratch = ScratchContext();
-		MemoryContext old = MemoryContextSwitchTo(scratch);
 		bytea	   *file = CatalogNetwork(model, version->number, read_only);
+		Size		size = VARSIZE(file) - VARHDRSZ;
 
-		MemoryContextSwitchTo(scratch);
-		entry = Decode(VARDATA(file), VARSIZE(file) - VARHDRSZ);
-		if (memcmp(entry->network->digest, version->digest,
+		MemoryContextSwitchTo(work);
+		network = TrainedNetworkOpen(VARDATA(file), size, false, work);
+		if (memcmp(network->digest, version->digest,
 				   SAFETENSORS_DIGEST_BYTES) != 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("network of version %d of model \"%s\" has another digest than the catalog",
 							version->number, model->name)));
-		Insert(entry);
-		MemoryContextSwitchTo(old);
-		MemoryContextDelete(scratch);
+		if (!SharedNetworkAdd(shared, network->digest, VARDATA(file), size,
+							  network_packed_size(&network->shape),
+							  PackShared, network))
+		{
+			TrainedNetworkPackForward(network);
+			return MakeEntry(network, size);
+		}
+		pfree(file);
 	}
+	MemoryContextSwitchTo(work);
+	network = TrainedNetworkOpen(shared->file, shared->size, true, work);
+	TrainedNetworkAdopt(network, shared->packed);
+	entry = MakeEntry(network, shared->size);
+	entry->shared = shared;
+	return entry;
+}
 
-	if (KEEPS_NETWORKS(entry->network->personalization))
+/* The same, kept. */
+static CacheEntry *
+InsertVersion(const Model *model, const Version *version, bool read_only)
+{
+	MemoryContext scratch = ScratchContext();
+	MemoryContext old = MemoryContextSwitchTo(scratch);
+	MemoryContext numbers = AllocSetContextCreate(scratch,
+												  "limaml network numbers",
+												  ALLOCSET_SMALL_SIZES);
+	CacheEntry *entry = LoadVersion(model, version, read_only, numbers);
+
+	MemoryContextSetParent(numbers, entry->network->context);
+	Insert(entry);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(scratch);
+	return entry;
+}
+
+const TrainedNetwork *
+CachedNetwork(const Model *model, const Version *version, bool read_only,
+			  MemoryContext user)
+{
+	CacheEntry *entry = Find(version->digest);
+	const TrainedNetwork *network = entry ? Hold(entry, user) : NULL;
+
+	if (network == NULL)
+		network = Hold(InsertVersion(model, version, read_only), user);
+	if (KEEPS_NETWORKS(network->personalization))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("version %d of model \"%s\" keeps a network per entity, which cannot be stored as an embedding",
 						version->number, model->name),
 				 errdetail("Its option \"personalization\" is \"%s\".",
-						   personalization_labels[entry->network->personalization]),
+						   personalization_labels[network->personalization]),
 				 errhint("It can be evaluated, by limaml_evaluate and limaml_compare.")));
-	return Hold(entry, user);
+	return network;
 }
 
 /* Remembers a toasted value, which its pointer stands for. */
@@ -212,7 +294,7 @@ FindByStart(const char *bytes, Size length, Size size)
 	return entry && entry->file_size == size ? entry : NULL;
 }
 
-/* The entry's network, for somebody who has it as a value. */
+/* Hold, for somebody who has the network as a value. */
 static const TrainedNetwork *
 HoldValue(CacheEntry *entry, const char *bytes, NetworkValue *known,
 		  MemoryContext user)
@@ -229,7 +311,6 @@ HoldValue(CacheEntry *entry, const char *bytes, NetworkValue *known,
 	known->size = entry->file_size;
 	memcpy(known->start, bytes, SAFETENSORS_START_BYTES);
 	known->pointer_size = 0;
-	dlist_move_head(&cache, &entry->node);
 	return Hold(entry, user);
 }
 
@@ -238,21 +319,24 @@ NetworkOfFile(const char *bytes, Size size, NetworkValue *known,
 			  MemoryContext user)
 {
 	CacheEntry *entry = FindByStart(bytes, size, size);
+	const TrainedNetwork *network = entry ?
+		HoldValue(entry, bytes, known, user) : NULL;
 
 	/* such as the name of a model, which is a value of type bytea as well */
-	if (entry == NULL && (size <= sizeof(uint64) || bytes[sizeof(uint64)] != '{'))
+	if (network == NULL && (size <= sizeof(uint64) || bytes[sizeof(uint64)] != '{'))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("network is a value of %zu bytes that is not a safetensors file",
 						size),
 				 errhint("The network of a model is limaml_network(model).")));
-	if (entry == NULL)
+	if (network == NULL)
 	{
 		MemoryContext scratch = ScratchContext();
 		MemoryContext old = MemoryContextSwitchTo(scratch);
 		uint8		digest[SAFETENSORS_DIGEST_BYTES];
 
-		entry = Decode(bytes, size);
+		entry = MakeEntry(TrainedNetworkRead(bytes, size, true, scratch),
+						  size);
 		if (!SafetensorsStartDigest(bytes, size, digest))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_EXCEPTION),
@@ -261,8 +345,9 @@ NetworkOfFile(const char *bytes, Size size, NetworkValue *known,
 		Insert(entry);
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(scratch);
+		network = HoldValue(entry, bytes, known, user);
 	}
-	return HoldValue(entry, bytes, known, user);
+	return network;
 }
 
 const TrainedNetwork *

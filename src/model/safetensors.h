@@ -47,10 +47,18 @@ typedef struct Safetensors
 } Safetensors;
 
 /*
- * Reads a file, which must outlive what is returned.  Whatever is wrong with
- * it is an error that says what.
+ * Makes a digest of nothing in the postmaster.  OpenSSL starts with the first
+ * that a process makes, which takes as long as reading a network of a megabyte.
  */
-extern Safetensors *SafetensorsRead(const char *bytes, Size length);
+extern void SafetensorsPreload(void);
+
+/*
+ * Reads a file, which must outlive what is returned.  Whatever is wrong with
+ * it is an error that says what.  One that is known was read before, these very
+ * bytes: its digest is not computed again.
+ */
+extern Safetensors *SafetensorsRead(const char *bytes, Size length,
+									bool known);
 
 /* Writes a file; metadata and tensors as they stand, the digest before them. */
 extern bytea *SafetensorsWrite(const Safetensors *safetensors);

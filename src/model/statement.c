@@ -110,30 +110,6 @@ ExecuteStatement(const char *sql, Parameters *parameters, bool read_only,
 			 SPI_result_code_string(result), sql);
 }
 
-void
-ExecuteKeptStatement(SPIPlanPtr *plan, const char *sql,
-					 Parameters *parameters, bool read_only, int expected)
-{
-	int			result;
-
-	if (*plan == NULL)
-	{
-		/* generic at once: what is found by key has no better plan */
-		SPIPlanPtr	kept = SPI_prepare_cursor(sql, parameters->count,
-											  parameters->types,
-											  CURSOR_OPT_GENERIC_PLAN);
-
-		if (kept == NULL || SPI_keepplan(kept) != 0)
-			elog(ERROR, "could not prepare: %s", sql);
-		*plan = kept;
-	}
-	result = SPI_execute_plan(*plan, parameters->values, parameters->nulls,
-							  read_only, 0);
-	if (result != expected)
-		elog(ERROR, "statement returned %s: %s",
-			 SPI_result_code_string(result), sql);
-}
-
 /*
  * Plans by their texts.  The server makes a kept plan anew when what it reads
  * has changed, so a text is all there is to know it by.

@@ -43,14 +43,6 @@ extern void ExecuteAsCatalog(const char *sql, Parameters *parameters,
 							 bool read_only, int expected);
 
 /*
- * The same for a statement that many queries need: its plan is made once per
- * session, in *plan, which is NULL before.
- */
-extern void ExecuteKeptStatement(struct _SPI_plan **plan, const char *sql,
-								 Parameters *parameters, bool read_only,
-								 int expected);
-
-/*
  * A plan of a text that is put together, and may be wanted again by the next
  * query: it is kept for the session, among some others, and is the caller's
  * until the current memory context is reset.  options are a cursor's.

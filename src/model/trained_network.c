@@ -107,6 +107,22 @@ TrainedNetworkPack(TrainedNetwork *trained)
 }
 
 void
+TrainedNetworkPackForward(TrainedNetwork *trained)
+{
+	AllocatePacked(trained);
+	network_pack_forward(&trained->network, &trained->shape,
+						 trained->parameters, trained->packed);
+}
+
+void
+TrainedNetworkAdopt(TrainedNetwork *trained, float *packed)
+{
+	trained->packed = packed;
+	network_adopt(&trained->network, &trained->shape, trained->parameters,
+				  packed);
+}
+
+void
 TrainedNetworkRepack(TrainedNetwork *trained)
 {
 	network_pack(&trained->network, &trained->shape, trained->parameters,
@@ -342,7 +358,8 @@ TrainedNetworkWrite(TrainedNetwork *trained)
 	}
 
 	bytes = SafetensorsWrite(&file);
-	written = SafetensorsRead(VARDATA(bytes), VARSIZE(bytes) - VARHDRSZ);
+	written = SafetensorsRead(VARDATA(bytes), VARSIZE(bytes) - VARHDRSZ,
+							  false);
 	SetDigest(trained, written->digest);
 	return bytes;
 }
@@ -660,17 +677,55 @@ ReadFeatures(JsonbContainer *object, const char *key, Encoder *encoder)
 		BadNetwork("encode to too many numbers", key);
 }
 
-/* Copies a tensor of this shape; every tensor is asked for exactly once. */
-static void
-TakeTensor(Safetensors *file, const char *name, int dimensions, int64 rows,
-		   int64 columns, float *numbers)
+/*
+ * Whether all are finite: of none that is has the exponent all its bits.  Two
+ * are looked at together, which need not be aligned.
+ */
+static bool
+AreFinite(const float *numbers, Size count)
+{
+	const char *bytes = (const char *) numbers;
+	uint64		found = 0;
+
+	for (Size i = 0; i < count / 2; i++)
+	{
+		uint64		pair;
+
+		memcpy(&pair, bytes + i * sizeof(pair), sizeof(pair));
+		found |= (pair & UINT64CONST(0x7f8000007f800000)) +
+			UINT64CONST(0x0080000000800000);
+	}
+	if (count % 2 == 1)
+	{
+		uint32		last;
+
+		memcpy(&last, bytes + (count - 1) * sizeof(last), sizeof(last));
+		found |= (last & 0x7f800000) + 0x00800000;
+	}
+	return (found & UINT64CONST(0x8000000080000000)) == 0;
+}
+
+/* A file, and what may be done with it. */
+typedef struct NetworkFile
+{
+	Safetensors *safetensors;
+	bool		lasting;		/* it need not be copied */
+	bool		known;			/* it was checked before */
+} NetworkFile;
+
+/*
+ * The numbers of a tensor of this shape, where the file has them, aligned or
+ * not; every tensor is asked for exactly once.
+ */
+static const float *
+TakeTensor(NetworkFile *file, const char *name, int dimensions, int64 rows,
+		   int64 columns)
 {
 	ListCell   *lc;
 
-	foreach(lc, file->tensors)
+	foreach(lc, file->safetensors->tensors)
 	{
 		SafetensorsTensor *tensor = lfirst(lc);
-		Size		count = mul_size(rows, columns);
 
 		if (strcmp(tensor->name, name) != 0)
 			continue;
@@ -679,23 +734,69 @@ TakeTensor(Safetensors *file, const char *name, int dimensions, int64 rows,
 			(dimensions == 2 && tensor->shape[0] != rows))
 			BadNetwork("has another shape than its features and widths ask for",
 					   name);
-		if (count > 0)
-			memcpy(numbers, tensor->numbers, count * sizeof(float));
-		for (Size i = 0; i < count; i++)
-			if (!isfinite(numbers[i]))
-				BadNetwork("has a number that is not finite", name);
-		file->tensors = foreach_delete_current(file->tensors, lc);
-		return;
+		if (!file->known &&
+			!AreFinite(tensor->numbers, mul_size(rows, columns)))
+			BadNetwork("has a number that is not finite", name);
+		file->safetensors->tensors =
+			foreach_delete_current(file->safetensors->tensors, lc);
+		return tensor->numbers;
 	}
 	BadNetwork("is missing", name);
 }
 
-static float *
-AllocateNumbers(Size rows, Size columns)
+static bool
+IsAligned(const float *numbers)
 {
-	return palloc_extended(mul_size(Max(mul_size(rows, columns), 1),
-									sizeof(float)),
-						   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	return (uintptr_t) numbers % sizeof(float) == 0;
+}
+
+/* A tensor's numbers: as a copy, unless they may stay where they are. */
+static float *
+TakeNumbers(NetworkFile *file, const char *name, int dimensions, Size rows,
+			Size columns)
+{
+	const float *numbers = TakeTensor(file, name, dimensions, rows, columns);
+	Size		count = mul_size(rows, columns);
+	float	   *copy;
+
+	if (file->lasting && IsAligned(numbers))
+		return unconstify(float *, numbers);
+	copy = palloc_extended(mul_size(Max(count, 1), sizeof(float)),
+						   MCXT_ALLOC_HUGE);
+	if (count > 0)
+		memcpy(copy, numbers, count * sizeof(float));
+	return copy;
+}
+
+/*
+ * The network's parameters.  A file of our own has them as they are wanted, so
+ * that one which lasts need not be copied.
+ */
+static float *
+TakeParameters(NetworkFile *file, const NetworkShape *shape,
+			   const NetworkTensor *tensors, int count)
+{
+	const float *found[NETWORK_MAX_TENSORS];
+	float	   *parameters;
+	bool		together;
+
+	for (int t = 0; t < count; t++)
+		found[t] = TakeTensor(file, tensors[t].name, tensors[t].dimensions,
+							  tensors[t].rows, tensors[t].columns);
+	together = file->lasting && count > 0 && IsAligned(found[0]);
+	for (int t = 0; t < count && together; t++)
+		together = (const char *) found[t] ==
+			(const char *) found[0] + tensors[t].offset * sizeof(float);
+	if (together)
+		return unconstify(float *, found[0]);
+
+	parameters = palloc_extended(mul_size(network_parameter_count(shape),
+										  sizeof(float)), MCXT_ALLOC_HUGE);
+	for (int t = 0; t < count; t++)
+		if (tensors[t].rows > 0 && tensors[t].columns > 0)
+			memcpy(parameters + tensors[t].offset, found[t],
+				   sizeof(float) * tensors[t].rows * tensors[t].columns);
+	return parameters;
 }
 
 /* Everything that the metadata says. */
@@ -759,9 +860,9 @@ MetadataErrorContext(void *arg)
 	errcontext("metadata of a limaml network");
 }
 
-TrainedNetwork *
-TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
-				   MemoryContext parent)
+/* All but the packing. */
+static TrainedNetwork *
+ReadNetwork(NetworkFile *file, bool require_digest, MemoryContext parent)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "limaml network",
@@ -769,8 +870,8 @@ TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
 	MemoryContext old;
 	TrainedNetwork *trained = MemoryContextAllocZero(context,
 													 sizeof(TrainedNetwork));
-	Safetensors *file = SafetensorsRead(bytes, length);
-	const char *metadata = SafetensorsGetMetadata(file, METADATA_KEY);
+	const Safetensors *safetensors = file->safetensors;
+	const char *metadata = SafetensorsGetMetadata(safetensors, METADATA_KEY);
 	Jsonb	   *json;
 	NetworkTensor tensors[NETWORK_MAX_TENSORS];
 	int			count;
@@ -779,7 +880,7 @@ TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
 
 	if (metadata == NULL)
 		BadNetwork("is missing from the file's metadata", METADATA_KEY);
-	if (!file->has_digest && require_digest)
+	if (!safetensors->has_digest && require_digest)
 		BadNetwork("is missing from the file's metadata", "digest");
 
 	trained->context = context;
@@ -793,13 +894,9 @@ TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
 	ReadMetadata(trained, json);
 	error_context_stack = callback.previous;
 
-	trained->parameters =
-		AllocateNumbers(network_parameter_count(&trained->shape), 1);
 	count = network_tensors(&trained->shape, tensors);
-	for (int t = 0; t < count; t++)
-		TakeTensor(file, tensors[t].name, tensors[t].dimensions,
-				   tensors[t].rows, tensors[t].columns,
-				   trained->parameters + tensors[t].offset);
+	trained->parameters = TakeParameters(file, &trained->shape, tensors,
+										 count);
 	for (int l = 0; l < trained->shape.meta_layers; l++)
 		if (trained->parameters[tensors[INNER_RATE(&trained->shape)].offset + l] < 0)
 			BadNetwork("is negative", "inner_rate");
@@ -809,25 +906,42 @@ TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
 		Feature    *feature = table->feature;
 		int			rows = VocabularyRows(&feature->vocabulary);
 
-		feature->vectors = AllocateNumbers(rows, feature->size);
-		TakeTensor(file, table->vectors_name, 2, rows, feature->size,
-				   feature->vectors);
+		feature->vectors = TakeNumbers(file, table->vectors_name, 2, rows,
+									   feature->size);
 		if (table->wide_name)
-		{
-			feature->wide = AllocateNumbers(rows, 1);
-			TakeTensor(file, table->wide_name, 1, 1, rows, feature->wide);
-		}
+			feature->wide = TakeNumbers(file, table->wide_name, 1, 1, rows);
 	}
-	if (file->tensors != NIL)
+	if (safetensors->tensors != NIL)
 		BadNetwork("is no tensor of this network",
-				   ((SafetensorsTensor *) linitial(file->tensors))->name);
+				   ((SafetensorsTensor *) linitial(safetensors->tensors))->name);
 
-	AllocatePacked(trained);
-	network_pack_forward(&trained->network, &trained->shape,
-						 trained->parameters, trained->packed);
-	if (file->has_digest)
-		SetDigest(trained, file->digest);
+	if (safetensors->has_digest)
+		SetDigest(trained, safetensors->digest);
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, parent);
 	return trained;
+}
+
+TrainedNetwork *
+TrainedNetworkRead(const char *bytes, Size length, bool require_digest,
+				   MemoryContext parent)
+{
+	NetworkFile file = {.safetensors = SafetensorsRead(bytes, length, false)};
+	TrainedNetwork *trained = ReadNetwork(&file, require_digest, parent);
+
+	TrainedNetworkPackForward(trained);
+	return trained;
+}
+
+TrainedNetwork *
+TrainedNetworkOpen(const char *bytes, Size length, bool known,
+				   MemoryContext parent)
+{
+	NetworkFile file = {
+		.safetensors = SafetensorsRead(bytes, length, known),
+		.lasting = true,
+		.known = known
+	};
+
+	return ReadNetwork(&file, true, parent);
 }

@@ -105,4 +105,15 @@ extern TrainedNetwork *TrainedNetworkRead(const char *bytes, Size length,
 										  bool require_digest,
 										  MemoryContext parent);
 
+/*
+ * The same of a file that stays where it is for as long as the network, which
+ * has its numbers there as far as they are aligned.  It is yet to be packed:
+ * TrainedNetworkPackForward, or TrainedNetworkAdopt what was packed before.
+ * What a known file says is checked no more than it takes to find one's way.
+ */
+extern TrainedNetwork *TrainedNetworkOpen(const char *bytes, Size length,
+										  bool known, MemoryContext parent);
+extern void TrainedNetworkPackForward(TrainedNetwork *trained);
+extern void TrainedNetworkAdopt(TrainedNetwork *trained, float *packed);
+
 #endif							/* MODEL_TRAINED_NETWORK_H */

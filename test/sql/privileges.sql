@@ -78,6 +78,26 @@ BEGIN
 END
 $$;
 
+-- The catalog is read with the rights that its views take
+REVOKE SELECT ON limaml.model FROM PUBLIC;
+SET ROLE limaml_owner;
+SELECT limaml_score('taste', 1, 3);
+RESET ROLE;
+GRANT SELECT ON limaml.model TO PUBLIC;
+REVOKE SELECT ON limaml.version FROM PUBLIC;
+SET ROLE limaml_owner;
+SELECT limaml_score('taste', 1, 3);
+RESET ROLE;
+GRANT SELECT ON limaml.version TO PUBLIC;
+REVOKE USAGE ON SCHEMA limaml FROM PUBLIC;
+SET ROLE limaml_owner;
+SELECT limaml_score('taste', 1, 3);
+RESET ROLE;
+GRANT USAGE ON SCHEMA limaml TO PUBLIC;
+SET ROLE limaml_owner;
+SELECT limaml_score('taste', 1, 3) BETWEEN 0 AND 1 AS scored;
+RESET ROLE;
+
 -- The model goes with its table: a new owner of the one owns the other
 ALTER TABLE taste_embedding OWNER TO limaml_deputy;
 SELECT owner FROM limaml.model WHERE model = 'taste';

@@ -148,8 +148,9 @@ packed_count(const PackedLayer *layer)
 }
 
 /*
- * Every weight is where the kernels look for it, and what pads them is 0.  The
- * weights are 1, 2, 3 ..., so that none is 0 or comes twice.
+ * Every weight is where the kernels look for it, and what pads them is 0,
+ * whatever was in the memory.  The weights are 1, 2, 3 ..., so that none is 0
+ * or comes twice.  Who adopts what was packed has the same network.
  */
 static int
 packing_errors(const NetworkShape *shape)
@@ -161,6 +162,7 @@ packing_errors(const NetworkShape *shape)
 	int			first = shape->global_width[1];
 	int			errors = 0;
 	Network		network;
+	Network		adopted;
 	const NetworkTensor *w;
 	const NetworkTensor *b;
 
@@ -168,7 +170,13 @@ packing_errors(const NetworkShape *shape)
 #define BIAS(o) parameters[b->offset + (o)]
 	for (size_t i = 0; i < n; i++)
 		parameters[i] = i + 1;
+	for (size_t i = 0; i < network_packed_size(shape); i++)
+		memory[i] = -1;
+	memset(&network, 0, sizeof(network));
+	memset(&adopted, 0, sizeof(adopted));
 	network_pack(&network, shape, parameters, memory);
+	network_adopt(&adopted, shape, parameters, memory);
+	errors += memcmp(&network, &adopted, sizeof(network)) != 0;
 
 	for (int l = 0; l < shape->meta_layers; l++)
 	{
