@@ -527,7 +527,8 @@ CREATE VIEW limaml.progress WITH (security_barrier) AS
 	SELECT j.job, j.model, j.version, s.phase, w.workers, COALESCE(j.adapted, 0) AS done,
 		j.entities AS total, COALESCE(j.interactions, 0) AS rows_read,
 		j.adapted OPERATOR(pg_catalog./) NULLIF(a.seconds, 0) AS entities_per_second,
-		(j.entities OPERATOR(pg_catalog.-) j.adapted)
+		/* of all entities the total is what the planner thinks */
+		GREATEST(j.entities OPERATOR(pg_catalog.-) j.adapted, 0)
 			OPERATOR(pg_catalog.*) a.seconds
 			OPERATOR(pg_catalog./) NULLIF(j.adapted, 0)
 			OPERATOR(pg_catalog.*) interval '1 second' AS time_left,

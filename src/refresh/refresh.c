@@ -383,28 +383,24 @@ MemoryOfRows(void)
 }
 
 /*
- * Whether all entities are to be adapted, and are so many that it is done in
- * passes over their rows; about how many then is *entities.  What a transaction
- * has stored before the refresh could not be told from what the refresh stores.
+ * Whether all entities are to be adapted, so that where they are many it can be
+ * done in passes over their rows.  What a transaction has stored before the
+ * refresh could not be told from what the refresh stores.
  */
 static bool
-MakesPasses(const Refresh *refresh, const StaleList *stale, int64 *entities)
+AllAreStale(const Refresh *refresh, const StaleList *stale)
 {
-	const Adapter *adapter = &refresh->version[0].adapter;
 	const Job  *job = &refresh->run->job;
 
-	if (refresh->ships || refresh->run->atomic || !PassIsPossible(adapter))
+	if (refresh->ships || refresh->run->atomic ||
+		!PassIsPossible(&refresh->version[0].adapter))
 		return false;
-	if (job->only_stale)
-	{
-		/* all are stale while none has an embedding */
-		if (stale->list != LIST_ALL && stale->list != LIST_DIFFERENT)
-			return false;
-		if (HasEmbeddings(refresh->model, job->version))
-			return false;
-	}
-	*entities = PassEntities(adapter);
-	return *entities > MOST_ENTITIES;
+	if (!job->only_stale)
+		return true;
+
+	/* they are while none has an embedding */
+	return (stale->list == LIST_ALL || stale->list == LIST_DIFFERENT) &&
+		!HasEmbeddings(refresh->model, job->version);
 }
 
 /* The newest event time of all interactions, or NULL. */
@@ -585,9 +581,13 @@ ChooseBatchSize(Listing *listing, int64 total)
 		all : some;
 }
 
-/* Writes the batches down; returns the number of entities. */
+/*
+ * Writes the batches down; returns the number of entities.  Where all are stale,
+ * and are more than the planner knew of, *shares is that of their passes.
+ */
 static int64
-WriteList(Refresh *refresh, const StaleList *stale, bytea **newest)
+WriteList(Refresh *refresh, const StaleList *stale, bool all, bytea **newest,
+		  int *shares)
 {
 	const Source *source = &refresh->version[0].adapter.source;
 	Listing		listing = {.refresh = refresh, .room = MOST_ENTITIES};
@@ -618,6 +618,12 @@ WriteList(Refresh *refresh, const StaleList *stale, bytea **newest)
 				*newest = StoredEventTime(source,
 										  slot->tts_values[source->key.count + 1]);
 				MemoryContextSwitchTo(refresh->batch);
+			}
+			if (all && total > MOST_ENTITIES)
+			{
+				*shares = WriteShares(refresh, total);
+				listing.count = 0;
+				break;
 			}
 			pass = PassSize(refresh, total, listing.size);
 		}
@@ -713,6 +719,7 @@ ListEntities(void *argument)
 	LOCKTAG		lock;
 	int64		total;
 	int			shares = 0;
+	bool		all;
 	Job			now;
 
 	JobListLock(&lock, job->id);
@@ -729,14 +736,16 @@ ListEntities(void *argument)
 		LockRelations(refresh->model);
 		StaleListInit(&stale, source, &refresh->options, job->version,
 					  job->only_stale, job->started_at);
-		if (MakesPasses(refresh, &stale, &total))
+		all = AllAreStale(refresh, &stale);
+		total = all ? PassEntities(&refresh->version[0].adapter) : 0;
+		if (total > MOST_ENTITIES)
 		{
 			MemoryContextSwitchTo(refresh->context);
 			newest = NewestOfRows(refresh);
 			shares = WriteShares(refresh, total);
 		}
 		else
-			total = WriteList(refresh, &stale, &newest);
+			total = WriteList(refresh, &stale, all, &newest, &shares);
 		MemoryContextSwitchTo(refresh->context);
 
 		/* where nothing is stale, embeddings know all there is */

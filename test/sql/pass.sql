@@ -61,6 +61,14 @@ CALL limaml_refresh('shown', 1, false);
 TABLE jobs;
 SELECT * FROM differing(1, 2);
 
+-- Nobody has told the planner how many they are
+CREATE TABLE copied AS SELECT * FROM shown;
+SELECT create_model('copied', 'copied'), limaml_import('copied', limaml_export('few'));
+CALL limaml_refresh('copied');
+SELECT j.state, j.entities, s.shares FROM limaml.job j JOIN limaml.stored_job s ON s.id = j.job WHERE j.model = 'copied';
+SELECT count(*) AS embeddings, count(*) FILTER (WHERE c.embedding IS DISTINCT FROM s.embedding) AS differ
+FROM copied_embedding c FULL JOIN (SELECT * FROM shown_embedding WHERE version = 1) s USING (member_id);
+
 -- Who has no row any more has the prior; who never had one has none
 DELETE FROM shown WHERE member_id BETWEEN 100 AND 120;
 CALL limaml_refresh('shown', 1, false);
@@ -125,6 +133,6 @@ SELECT count(*), sum(interactions), count(DISTINCT embedding) > 10 AS different 
 SELECT count(*) FILTER (WHERE limaml_adapt('likes', who) IS DISTINCT FROM embedding) AS differ, count(*) AS compared FROM likes_embedding WHERE who % 1000 < 1;
 
 SET client_min_messages = error;
-SELECT limaml_drop_model(model) FROM unnest('{few,shown,rated,changed,likes}'::text[]) model;
+SELECT limaml_drop_model(model) FROM unnest('{few,shown,copied,rated,changed,likes}'::text[]) model;
 DROP SCHEMA pass_test CASCADE;
 DROP ROLE limaml_pass_owner;
