@@ -66,6 +66,9 @@ kernel_weight(int inner, int width, int k, int j)
 		(j - panel);
 }
 
+/* Rows from which on layer_back_sum is faster than layer_back. */
+#define KERNEL_SUM_ROWS 8
+
 /*
  * Below, n counts rows, `width` is a padded row length, u is what goes into
  * an activation and h = a(u) what comes out.  An ld is a distance between
@@ -97,6 +100,15 @@ typedef struct Kernels
 							   int width, const real *delta, int ld,
 							   const real *w, const real *u, const real *h,
 							   real *b, real *delta_in, real *sum);
+
+	/*
+	 * The sum alone, where the activation is relu: faster from
+	 * KERNEL_SUM_ROWS rows on.  w are the layer's weights forwards, and
+	 * neither they nor width are padded, but sum is.
+	 */
+	void		(*layer_back_sum) (int n, int inner, int width,
+								   const real *delta, int ld, const real *w,
+								   const real *h, int ldh, real *sum);
 
 	/* the first layer, whose products are known: u = A + row, h = a(u) */
 	void		(*first_layer) (Activation activation, int n, int width,

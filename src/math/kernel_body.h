@@ -378,6 +378,180 @@ sum_rows(int n, int width, const real *weight, const real *a, int lda,
 }
 
 /*
+ * Sums under masks
+ *
+ * relu's slope is 0 or 1, and where the rows of a layer's delta_in are wanted
+ * only added up, that makes a product of sums of subsets:
+ *
+ *		sum_j = sum over o of w(j, o) g(j, o),	g(j, o) = sum of delta_i(o)
+ *											over the rows i where h_i(j) > 0.
+ *
+ * Four rows have sixteen subsets, whose sums are formed once and looked up for
+ * every j: one addition where the product takes four multiply-adds.
+ */
+
+/* Rows of a subset, and how many subsets they have. */
+#define SUBSET_ROWS 4
+#define SUBSETS (1 << SUBSET_ROWS)
+
+/* Rows whose masks fit a word, and columns whose words stay near. */
+#define MASK_ROWS 32
+#define MASK_COLUMNS 256
+
+/* Bit i of a column's word says whether row i is above zero there. */
+INLINE void
+mask_block(const int vectors, int rows, const real *h, int ldh, lane_int *mask)
+{
+	ivector		bit = (lane_int) 1 - (ivector) {0};
+	ivector		word[KERNEL_VECTORS];
+
+	for (int v = 0; v < vectors; v++)
+		word[v] = bit ^ bit;
+	for (int i = 0; i < rows; i++, bit += bit, h += ldh)
+		for (int v = 0; v < vectors; v++)
+			word[v] |= (load(h + v * LANES) > splat(0)) & bit;
+	for (int v = 0; v < vectors; v++)
+		memcpy(mask + v * LANES, &word[v], sizeof(ivector));
+}
+
+INLINE void
+mask_columns(int rows, int columns, const real *h, int ldh, lane_int *mask)
+{
+	int			j = 0;
+
+	for (; j + KERNEL_VECTORS * LANES <= columns; j += KERNEL_VECTORS * LANES)
+		mask_block(KERNEL_VECTORS, rows, h + j, ldh, mask + j);
+	for (; j < columns; j += LANES)
+		mask_block(1, rows, h + j, ldh, mask + j);
+}
+
+/* The sums of all subsets of each four rows, in vectors of some columns. */
+INLINE void
+subset_sums(const int vectors, int rows, const real *a, int lda,
+			vector (*table)[SUBSETS][KERNEL_VECTORS])
+{
+	for (; rows > 0; rows -= SUBSET_ROWS, a += (size_t) SUBSET_ROWS * lda)
+	{
+		for (int v = 0; v < vectors; v++)
+		{
+			vector		sum[SUBSETS] = {splat(0)};
+
+			for (int r = 0; r < SUBSET_ROWS; r++)
+			{
+				vector		row = r < rows ?
+					load(a + (size_t) r * lda + v * LANES) : splat(0);
+
+				for (int s = 0; s < 1 << r; s++)
+					sum[(1 << r) + s] = sum[s] + row;
+			}
+			for (int s = 0; s < SUBSETS; s++)
+				(*table)[s][v] = sum[s];
+		}
+		table++;
+	}
+}
+
+/*
+ * Columns j ... of one panel: adds the products of their sums over the rows
+ * with their weights.
+ */
+INLINE void
+masked_block(const int columns, const int vectors, int rows,
+			 const vector (*table)[SUBSETS][KERNEL_VECTORS],
+			 const lane_int *mask, const real *w, int ld, vector *sum)
+{
+	const uint64_t last = sizeof(*table) - sizeof((*table)[0]);
+	const char *subsets = (const char *) table;
+	vector		g[4][KERNEL_VECTORS];
+	uint64_t	at[4];
+
+	/* shifted so that each subset's bits are its distance in the table */
+	for (int c = 0; c < columns; c++)
+	{
+		at[c] = (uint64_t) (uint32_t) mask[c] * sizeof((*table)[0]);
+		for (int v = 0; v < vectors; v++)
+			g[c][v] = splat(0);
+	}
+	for (; rows > 0; rows -= SUBSET_ROWS, subsets += sizeof(*table))
+		for (int c = 0; c < columns; c++)
+		{
+			const vector *subset = (const vector *)
+				(subsets + (at[c] & last));
+
+			at[c] /= SUBSETS;
+			for (int v = 0; v < vectors; v++)
+				g[c][v] += subset[v];
+		}
+	for (int c = 0; c < columns; c++)
+		for (int v = 0; v < vectors; v++)
+			sum[c] += g[c][v] * load(w + (size_t) c * ld + v * LANES);
+}
+
+INLINE void
+masked_panel(const int vectors, int rows, int columns, const real *a, int lda,
+			 const lane_int *mask, const real *w, int ld, vector *sum)
+{
+	vector		table[MASK_ROWS / SUBSET_ROWS][SUBSETS][KERNEL_VECTORS];
+	int			j = 0;
+
+	subset_sums(vectors, rows, a, lda, table);
+	for (; j + 4 <= columns; j += 4)
+		masked_block(4, vectors, rows, table, mask + j, w + (size_t) j * ld,
+					 ld, sum + j);
+	for (; j < columns; j++)
+		masked_block(1, vectors, rows, table, mask + j, w + (size_t) j * ld,
+					 ld, sum + j);
+}
+
+static void
+layer_back_sum(int n, int inner, int width, const real *delta, int ld,
+			   const real *w, const real *h, int ldh, real *sum)
+{
+	for (int j = 0; j < width; j += MASK_COLUMNS)
+	{
+		int			columns = width - j < MASK_COLUMNS ? width - j :
+			MASK_COLUMNS;
+		vector		along[MASK_COLUMNS];
+		int			c = 0;
+
+		memset(along, 0, columns * sizeof(vector));
+		for (int i = 0; i < n; i += MASK_ROWS)
+		{
+			int			rows = n - i < MASK_ROWS ? n - i : MASK_ROWS;
+			lane_int	mask[MASK_COLUMNS];
+
+			mask_columns(rows, kernel_stride(columns),
+						 h + (size_t) i * ldh + j, ldh, mask);
+			for (int o = 0; o < inner;)
+			{
+				int			panel = kernel_panel(inner, o);
+				const real *a = delta + (size_t) i * ld + o;
+				const real *w_o = w + kernel_weight(width, inner, j, o);
+
+				if (o % KERNEL_PANEL + KERNEL_VECTORS * LANES <= panel)
+				{
+					masked_panel(KERNEL_VECTORS, rows, columns, a, ld, mask,
+								 w_o, panel, along);
+					o += KERNEL_VECTORS * LANES;
+				}
+				else
+				{
+					masked_panel(1, rows, columns, a, ld, mask, w_o, panel,
+								 along);
+					o += LANES;
+				}
+			}
+		}
+		for (; c + 4 <= columns; c += 4)
+			store_totals(sum + j + c, along + c);
+		for (; c < columns; c++)
+			sum[j + c] = total(along[c]);
+	}
+	for (int j = width; j < kernel_stride(width); j++)
+		sum[j] = 0;
+}
+
+/*
  * exp(x) - 1 in two parts, so that either it or exp(x) can be formed without
  * loss.  With x = k ln 2 + r, |r| <= ln 2 / 2,
  *
@@ -1046,6 +1220,7 @@ const Kernels KERNELS_OF(KERNEL_NAME) = {
 	.multiply = multiply,
 	.layer = layer,
 	.layer_back = layer_back,
+	.layer_back_sum = layer_back_sum,
 	.first_layer = first_layer,
 	.last_layer = last_layer,
 	.add_dots = add_dots,

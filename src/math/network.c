@@ -676,6 +676,15 @@ network_backward(const Network *network, const Rows *rows, GlobalPass *pass,
 	{
 		const PackedLayer *layer = &network->hidden[l];
 
+		if (shape->activation == ACTIVATION_RELU && pass->delta[l] == NULL &&
+			rows->n >= KERNEL_SUM_ROWS)
+		{
+			k->layer_back_sum(rows->n, layer->out_stride, layer->in,
+							  pass->delta[l + 1], layer->out_stride,
+							  layer->forward, pass->h[l], layer->in_stride,
+							  pass->sum[l]);
+			continue;
+		}
 		k->layer_back(shape->activation, rows->n, layer->out,
 					  layer->in_stride, pass->delta[l + 1],
 					  layer->out_stride, layer->backward, pass->u[l],

@@ -744,6 +744,80 @@ test_layer_back(Activation activation, const char *name)
 		  "nothing is overrun", name, kernels->name);
 }
 
+/* As many rows and columns as make several words of masks. */
+static void
+test_layer_back_sum(void)
+{
+	double		worst = 0;
+	int			broken = 0;
+
+	for (int trial = 0; trial < 120; trial++)
+	{
+		int			n = draw(trial % 4 == 0 ? 80 : 12);
+		int			inner = draw(6) * KERNEL_PAD;
+		int			width = 1 + draw(trial % 8 == 0 ? 600 : 70);
+		int			stride = kernel_stride(width);
+		int			ld = draw_distance(inner);
+		int			ldh = stride + draw(5);
+		Array		delta = rows_of(n, inner, ld);
+		Array		w = array_of((size_t) width * inner, 1, draw(KERNEL_PAD));
+		Array		h = rows_of(n, stride, ldh);
+		Array		sum = array_of(stride, 1, draw(KERNEL_PAD));
+		Array		again = array_of(stride, 1, draw(KERNEL_PAD));
+
+		/* a NaN is not above zero, and zero is not either */
+		for (size_t i = 0; i < h.n; i++)
+			if (draw(10) == 0)
+				h.numbers[i] = draw(2) ? 0 : NAN;
+		kernels->layer_back_sum(n, inner, width, delta.numbers, ld, w.numbers,
+								h.numbers, ldh, sum.numbers);
+		for (int j = 0; j < width; j++)
+		{
+			long double total = 0;
+			long double size = 0;
+
+			for (int i = 0; i < n; i++)
+				for (int o = 0; o < inner; o++)
+				{
+					long double term = (long double)
+						delta.numbers[(size_t) i * ld + o] *
+						w.numbers[kernel_weight(width, inner, j, o)];
+
+					if (!(h.numbers[(size_t) i * ldh + j] > 0))
+						continue;
+					total += term;
+					size += fabsl(term);
+				}
+			add_error(&worst, sum.numbers[j], total, size, n + inner);
+		}
+		for (int j = width; j < stride; j++)
+			broken += sum.numbers[j] != 0;
+
+		/* whatever a row is that is above zero nowhere */
+		for (int i = 0; i < n; i++)
+			for (int j = 0; j < stride && i % 3 == 0; j++)
+				h.numbers[(size_t) i * ldh + j] = -1;
+		kernels->layer_back_sum(n, inner, width, delta.numbers, ld, w.numbers,
+								h.numbers, ldh, sum.numbers);
+		for (int i = 0; i < n && ld > 0; i += 3)
+			for (int o = 0; o < inner; o++)
+				delta.numbers[(size_t) i * ld + o] = draw(2) ? NAN : INFINITY;
+		kernels->layer_back_sum(n, inner, width, delta.numbers, ld, w.numbers,
+								h.numbers, ldh, again.numbers);
+		broken += !same_bits(stride, sum.numbers, again.numbers);
+		broken += !array_intact(&sum) + !array_intact(&again);
+		free(delta.memory);
+		free(w.memory);
+		free(h.memory);
+		free(sum.memory);
+		free(again.memory);
+	}
+	check(worst <= 1, "sums of a relu layer backwards on %s: %.2g of the "
+		  "rounding error's bound", kernels->name, worst);
+	check(broken == 0, "sums of a relu layer backwards on %s: only what is "
+		  "above zero counts, nothing is overrun", kernels->name);
+}
+
 static void
 test_layer_tangents(Activation activation, const char *name)
 {
@@ -1701,6 +1775,7 @@ main(void)
 		test_layer_back(ACTIVATION_TANH, "tanh");
 		test_layer_back(ACTIVATION_RELU, "relu");
 		test_layer_back(ACTIVATION_GELU, "gelu");
+		test_layer_back_sum();
 		test_layer_tangents(ACTIVATION_TANH, "tanh");
 		test_layer_tangents(ACTIVATION_RELU, "relu");
 		test_layer_tangents(ACTIVATION_GELU, "gelu");
