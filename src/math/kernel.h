@@ -110,6 +110,30 @@ typedef struct Kernels
 								   const real *delta, int ld, const real *w,
 								   const real *h, int ldh, real *sum);
 
+	/*
+	 * Where the activation is relu, and before a'(u) of the layer's input a
+	 * row is the same for all: c = scale a'(u) ((a'(u_in) row) W), scale being
+	 * a number per row or NULL.  That is h_dot after the first layer, and
+	 * before the last delta.  Faster than the product from KERNEL_SUM_ROWS
+	 * rows on.
+	 */
+	void		(*masked_layer) (int n, int inner, int width, const real *h_in,
+								 int ldh, const real *row, const real *w,
+								 const real *h, const real *scale, real *c);
+
+	/*
+	 * And C += (a'(u) row)' A, being the sum over rows of row(j) A_i where
+	 * h_i(j) > 0: width x inner.
+	 */
+	void		(*add_masked_products) (int n, int inner, int width,
+										const real *a, int lda,
+										const real *h, int ldh,
+										const real *row, real *c);
+
+	/* h = r A + s h where h > 0, r and s being a number per row */
+	void		(*mix_rows) (int n, int width, const real *r, const real *a,
+							 int lda, const real *s, real *h);
+
 	/* the first layer, whose products are known: u = A + row, h = a(u) */
 	void		(*first_layer) (Activation activation, int n, int width,
 								const real *a, int lda, const real *row,
@@ -127,7 +151,7 @@ typedef struct Kernels
 
 	/*
 	 * The last layer backwards from r = dL/ds: b = r last, delta = b a'(u), and
-	 * sum its rows added up.  b may be NULL.
+	 * sum its rows added up.  b may be NULL, and of relu delta.
 	 */
 	void		(*last_layer_back) (Activation activation, int n, int width,
 									const real *r, const real *last,
@@ -155,7 +179,7 @@ typedef struct Kernels
 									   real *b_dot, real *delta_in_dot,
 									   real *sum);
 
-	/* The same of the last layer; b_dot may be NULL. */
+	/* The same of the last layer; b_dot, and of relu delta_dot, may be NULL. */
 	void		(*last_layer_back_tangent) (Activation activation, int n,
 											int width, const real *r_dot,
 											const real *last, const real *u,

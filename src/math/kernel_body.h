@@ -425,40 +425,32 @@ mask_columns(int rows, int columns, const real *h, int ldh, lane_int *mask)
 		mask_block(1, rows, h + j, ldh, mask + j);
 }
 
-/* The sums of all subsets of each four rows, in vectors of some columns. */
+/* The sums of all subsets of four rows, one vector of them. */
 INLINE void
-subset_sums(const int vectors, int rows, const real *a, int lda,
-			vector (*table)[SUBSETS][KERNEL_VECTORS])
+subset_sums(const vector *row, int v, vector (*table)[KERNEL_VECTORS])
 {
-	for (; rows > 0; rows -= SUBSET_ROWS, a += (size_t) SUBSET_ROWS * lda)
-	{
-		for (int v = 0; v < vectors; v++)
-		{
-			vector		sum[SUBSETS] = {splat(0)};
+	vector		sum[SUBSETS] = {splat(0)};
 
-			for (int r = 0; r < SUBSET_ROWS; r++)
-			{
-				vector		row = r < rows ?
-					load(a + (size_t) r * lda + v * LANES) : splat(0);
-
-				for (int s = 0; s < 1 << r; s++)
-					sum[(1 << r) + s] = sum[s] + row;
-			}
-			for (int s = 0; s < SUBSETS; s++)
-				(*table)[s][v] = sum[s];
-		}
-		table++;
-	}
+	for (int r = 0; r < SUBSET_ROWS; r++)
+		for (int s = 0; s < 1 << r; s++)
+			sum[(1 << r) + s] = sum[s] + row[r];
+	for (int s = 0; s < SUBSETS; s++)
+		table[s][v] = sum[s];
 }
 
-/*
- * Columns j ... of one panel: adds the products of their sums over the rows
- * with their weights.
- */
+/* What becomes of the sums of columns j ... over some rows. */
+typedef struct MaskedSums
+{
+	const real *w;				/* of the panel, from column j; or NULL */
+	vector	   *along;			/* + the products with w */
+	const real *scale;			/* or NULL; each column's own */
+	real	   *c;				/* + scale times the sums */
+} MaskedSums;
+
 INLINE void
 masked_block(const int columns, const int vectors, int rows,
 			 const vector (*table)[SUBSETS][KERNEL_VECTORS],
-			 const lane_int *mask, const real *w, int ld, vector *sum)
+			 const lane_int *mask, int ld, const MaskedSums *to, int j)
 {
 	const uint64_t last = sizeof(*table) - sizeof((*table)[0]);
 	const char *subsets = (const char *) table;
@@ -468,7 +460,7 @@ masked_block(const int columns, const int vectors, int rows,
 	/* shifted so that each subset's bits are its distance in the table */
 	for (int c = 0; c < columns; c++)
 	{
-		at[c] = (uint64_t) (uint32_t) mask[c] * sizeof((*table)[0]);
+		at[c] = (uint64_t) (uint32_t) mask[j + c] * sizeof((*table)[0]);
 		for (int v = 0; v < vectors; v++)
 			g[c][v] = splat(0);
 	}
@@ -484,23 +476,79 @@ masked_block(const int columns, const int vectors, int rows,
 		}
 	for (int c = 0; c < columns; c++)
 		for (int v = 0; v < vectors; v++)
-			sum[c] += g[c][v] * load(w + (size_t) c * ld + v * LANES);
+		{
+			size_t		distance = (size_t) (j + c) * ld + v * LANES;
+
+			if (to->w)
+				to->along[j + c] += g[c][v] * load(to->w + distance);
+			else
+				store(to->c + distance, load(to->c + distance) +
+					  to->scale[j + c] * g[c][v]);
+		}
 }
 
+/* One panel, or a part of it: `vectors` of delta's columns. */
 INLINE void
 masked_panel(const int vectors, int rows, int columns, const real *a, int lda,
-			 const lane_int *mask, const real *w, int ld, vector *sum)
+			 const lane_int *mask, int ld, const MaskedSums *to)
 {
 	vector		table[MASK_ROWS / SUBSET_ROWS][SUBSETS][KERNEL_VECTORS];
 	int			j = 0;
 
-	subset_sums(vectors, rows, a, lda, table);
+	for (int i = 0; i < rows; i += SUBSET_ROWS)
+		for (int v = 0; v < vectors; v++)
+		{
+			vector		row[SUBSET_ROWS];
+
+			for (int r = 0; r < SUBSET_ROWS; r++)
+				row[r] = i + r < rows ?
+					load(a + (size_t) (i + r) * lda + v * LANES) : splat(0);
+			subset_sums(row, v, table[i / SUBSET_ROWS]);
+		}
 	for (; j + 4 <= columns; j += 4)
-		masked_block(4, vectors, rows, table, mask + j, w + (size_t) j * ld,
-					 ld, sum + j);
+		masked_block(4, vectors, rows, table, mask, ld, to, j);
 	for (; j < columns; j++)
-		masked_block(1, vectors, rows, table, mask + j, w + (size_t) j * ld,
-					 ld, sum + j);
+		masked_block(1, vectors, rows, table, mask, ld, to, j);
+}
+
+/* At most MASK_COLUMNS columns, of all n rows. */
+INLINE void
+masked_columns(int n, int inner, int columns, const real *delta, int ld,
+			   const real *h, int ldh, MaskedSums *to, int width, int j)
+{
+	const real *w = to->w;
+	real	   *c = to->c;
+
+	for (int i = 0; i < n; i += MASK_ROWS)
+	{
+		int			rows = n - i < MASK_ROWS ? n - i : MASK_ROWS;
+		lane_int	mask[MASK_COLUMNS];
+
+		mask_columns(rows, kernel_stride(columns), h + (size_t) i * ldh + j,
+					 ldh, mask);
+		for (int o = 0; o < inner;)
+		{
+			int			panel = kernel_panel(inner, o);
+			const real *a = delta + (size_t) i * ld + o;
+
+			if (w)
+				to->w = w + kernel_weight(width, inner, j, o);
+			else
+				to->c = c + (size_t) j * inner + o;
+			if (o % KERNEL_PANEL + KERNEL_VECTORS * LANES <= panel)
+			{
+				masked_panel(KERNEL_VECTORS, rows, columns, a, ld, mask,
+							 w ? panel : inner, to);
+				o += KERNEL_VECTORS * LANES;
+			}
+			else
+			{
+				masked_panel(1, rows, columns, a, ld, mask,
+							 w ? panel : inner, to);
+				o += LANES;
+			}
+		}
+	}
 }
 
 static void
@@ -512,36 +560,11 @@ layer_back_sum(int n, int inner, int width, const real *delta, int ld,
 		int			columns = width - j < MASK_COLUMNS ? width - j :
 			MASK_COLUMNS;
 		vector		along[MASK_COLUMNS];
+		MaskedSums	to = {.w = w, .along = along};
 		int			c = 0;
 
 		memset(along, 0, columns * sizeof(vector));
-		for (int i = 0; i < n; i += MASK_ROWS)
-		{
-			int			rows = n - i < MASK_ROWS ? n - i : MASK_ROWS;
-			lane_int	mask[MASK_COLUMNS];
-
-			mask_columns(rows, kernel_stride(columns),
-						 h + (size_t) i * ldh + j, ldh, mask);
-			for (int o = 0; o < inner;)
-			{
-				int			panel = kernel_panel(inner, o);
-				const real *a = delta + (size_t) i * ld + o;
-				const real *w_o = w + kernel_weight(width, inner, j, o);
-
-				if (o % KERNEL_PANEL + KERNEL_VECTORS * LANES <= panel)
-				{
-					masked_panel(KERNEL_VECTORS, rows, columns, a, ld, mask,
-								 w_o, panel, along);
-					o += KERNEL_VECTORS * LANES;
-				}
-				else
-				{
-					masked_panel(1, rows, columns, a, ld, mask, w_o, panel,
-								 along);
-					o += LANES;
-				}
-			}
-		}
+		masked_columns(n, inner, columns, delta, ld, h, ldh, &to, width, j);
 		for (; c + 4 <= columns; c += 4)
 			store_totals(sum + j + c, along + c);
 		for (; c < columns; c++)
@@ -549,6 +572,179 @@ layer_back_sum(int n, int inner, int width, const real *delta, int ld,
 	}
 	for (int j = width; j < kernel_stride(width); j++)
 		sum[j] = 0;
+}
+
+static void
+add_masked_products(int n, int inner, int width, const real *delta, int ld,
+					const real *h, int ldh, const real *row, real *c)
+{
+	for (int j = 0; j < width; j += MASK_COLUMNS)
+	{
+		int			columns = width - j < MASK_COLUMNS ? width - j :
+			MASK_COLUMNS;
+		MaskedSums	to = {.scale = row + j, .c = c};
+
+		masked_columns(n, inner, columns, delta, ld, h, ldh, &to, width, j);
+	}
+}
+
+/*
+ * The other way: c_i = sum over j of w(j) row(j) where h_i(j) > 0.  Here
+ * subsets are of columns.  The four of a group are LANES apart, so that masks
+ * of LANES groups are one vector's.
+ */
+
+/* Columns whose subsets stay near, and rows that share them. */
+#define GROUP_COLUMNS 64
+#define GROUPS (GROUP_COLUMNS / SUBSET_ROWS)
+#define GROUP_ROWS 128
+
+/* Where in each group's table the subsets of a row's columns are, in bytes. */
+INLINE void
+row_subsets(int columns, const real *h, lane_int *at)
+{
+	for (int j = 0; j < columns; j += SUBSET_ROWS * LANES, at += LANES)
+	{
+		ivector		bit = (lane_int) sizeof(vector[KERNEL_VECTORS]) -
+			(ivector) {0};
+		ivector		word = {0};
+
+		for (int r = 0; r < SUBSET_ROWS && j + r * LANES < columns; r++)
+		{
+			word |= (load(h + j + r * LANES) > splat(0)) & bit;
+			bit += bit;
+		}
+		memcpy(at, &word, sizeof(word));
+	}
+}
+
+INLINE void
+masked_rows(const int rows, const int vectors, int groups,
+			const vector (*table)[SUBSETS][KERNEL_VECTORS],
+			const lane_int (*at)[GROUPS], bool first, real *c, int ldc)
+{
+	vector		sum[8][KERNEL_VECTORS];
+
+	for (int r = 0; r < rows; r++)
+		for (int v = 0; v < vectors; v++)
+			sum[r][v] = first ? splat(0) :
+				load(c + (size_t) r * ldc + v * LANES);
+	for (int g = 0; g < groups; g++, table++)
+		for (int r = 0; r < rows; r++)
+		{
+			const vector *subset = (const vector *)
+				((const char *) table + at[r][g]);
+
+			for (int v = 0; v < vectors; v++)
+				sum[r][v] += subset[v];
+		}
+	for (int r = 0; r < rows; r++)
+		for (int v = 0; v < vectors; v++)
+			store(c + (size_t) r * ldc + v * LANES, sum[r][v]);
+}
+
+/* `vectors` of the columns of c, from column o on. */
+INLINE void
+masked_product_panel(const int vectors, int n, int columns, const real *row,
+					 const real *w, int ld, const lane_int (*at)[GROUPS],
+					 bool first, real *c, int ldc)
+{
+	vector		table[GROUPS][SUBSETS][KERNEL_VECTORS];
+	int			groups = 0;
+	int			i = 0;
+
+	for (int j = 0; j < columns; j += SUBSET_ROWS * LANES)
+		for (int l = 0; l < LANES; l++, groups++)
+			for (int v = 0; v < vectors; v++)
+			{
+				vector		term[SUBSET_ROWS];
+
+				for (int r = 0; r < SUBSET_ROWS; r++)
+				{
+					int			k = j + r * LANES + l;
+
+					term[r] = k < columns ? row[k] *
+						load(w + (size_t) k * ld + v * LANES) : splat(0);
+				}
+				subset_sums(term, v, table[groups]);
+			}
+	for (; i + 4 <= n; i += 4)
+		masked_rows(4, vectors, groups, table, at + i, first,
+					c + (size_t) i * ldc, ldc);
+	for (; i < n; i++)
+		masked_rows(1, vectors, groups, table, at + i, first,
+					c + (size_t) i * ldc, ldc);
+}
+
+static void
+masked_product(int n, int inner, int width, const real *h, int ldh,
+			   const real *row, const real *w, real *c)
+{
+	for (int i = 0; i < n; i += GROUP_ROWS)
+	{
+		int			rows = n - i < GROUP_ROWS ? n - i : GROUP_ROWS;
+
+		for (int j = 0; j < inner; j += GROUP_COLUMNS)
+		{
+			int			columns = inner - j < GROUP_COLUMNS ? inner - j :
+				GROUP_COLUMNS;
+			lane_int	at[GROUP_ROWS][GROUPS];
+
+			for (int r = 0; r < rows; r++)
+				row_subsets(kernel_stride(columns),
+							h + (size_t) (i + r) * ldh + j, at[r]);
+			for (int o = 0; o < width;)
+			{
+				int			panel = kernel_panel(width, o);
+				const real *w_o = w + kernel_weight(inner, width, j, o);
+				real	   *c_o = c + (size_t) i * width + o;
+
+				if (o % KERNEL_PANEL + KERNEL_VECTORS * LANES <= panel)
+				{
+					masked_product_panel(KERNEL_VECTORS, rows, columns,
+										 row + j, w_o, panel, at, j == 0, c_o,
+										 width);
+					o += KERNEL_VECTORS * LANES;
+				}
+				else
+				{
+					masked_product_panel(1, rows, columns, row + j, w_o,
+										 panel, at, j == 0, c_o, width);
+					o += LANES;
+				}
+			}
+		}
+	}
+}
+
+static void
+masked_layer(int n, int inner, int width, const real *h_in, int ldh,
+			 const real *row, const real *w, const real *h, const real *scale,
+			 real *c)
+{
+	masked_product(n, inner, width, h_in, ldh, row, w, c);
+	for (int i = 0; i < n; i++, h += width, c += width)
+	{
+		vector		scale_i = splat(scale ? scale[i] : 1);
+
+		for (int j = 0; j < width; j += LANES)
+			store(c + j, where(load(h + j) > splat(0), scale_i * load(c + j),
+							   splat(0)));
+	}
+}
+
+static void
+mix_rows(int n, int width, const real *r, const real *a, int lda,
+		 const real *s, real *h)
+{
+	for (int i = 0; i < n; i++, a += lda, h += width)
+		for (int j = 0; j < width; j += LANES)
+		{
+			vector		h_j = load(h + j);
+
+			store(h + j, where(h_j > splat(0), r[i] * load(a + j) + s[i] * h_j,
+							   splat(0)));
+		}
 }
 
 /*
@@ -985,7 +1181,8 @@ last_layer_back_loop(const Activation activation, int n, int width,
 			if (b)
 				store(b + at, b_i);
 			b_i *= slope_of(activation, u_i, h_i);
-			store(delta + at, b_i);
+			if (delta)
+				store(delta + at, b_i);
 			total_j += b_i;
 		}
 		store(sum + j, total_j);
@@ -1073,7 +1270,8 @@ last_layer_back_tangent_loop(const Activation activation, int n, int width,
 			if (activation != ACTIVATION_RELU)
 				b_dot_i += load(b + at) * curvature_of(activation, u_i, h_i) *
 					load(u_dot + (size_t) i * ld_dot + j);
-			store(delta_dot + at, b_dot_i);
+			if (delta_dot)
+				store(delta_dot + at, b_dot_i);
 			total_j += b_dot_i;
 		}
 		store(sum + j, total_j);
@@ -1221,6 +1419,9 @@ const Kernels KERNELS_OF(KERNEL_NAME) = {
 	.layer = layer,
 	.layer_back = layer_back,
 	.layer_back_sum = layer_back_sum,
+	.add_masked_products = add_masked_products,
+	.masked_layer = masked_layer,
+	.mix_rows = mix_rows,
 	.first_layer = first_layer,
 	.last_layer = last_layer,
 	.add_dots = add_dots,

@@ -665,19 +665,22 @@ network_backward(const Network *network, const Rows *rows, GlobalPass *pass,
 	int			G = shape->global_layers;
 	int			first = kernel_stride(shape->global_width[1]);
 	int			factor = kernel_stride(shape->factor_size);
+	bool		masked = shape->activation == ACTIVATION_RELU &&
+		rows->n >= KERNEL_SUM_ROWS;
 
 	if (G > 1)
 		k->last_layer_back(shape->activation, rows->n,
 						   kernel_stride(shape->global_width[G - 1]),
 						   pass->residual, network->last, pass->u[G - 1],
-						   pass->h[G - 1], pass->b[G - 1], pass->delta[G - 1],
+						   pass->h[G - 1], pass->b[G - 1],
+						   pass->slopes ? NULL : pass->delta[G - 1],
 						   pass->sum[G - 1]);
 	for (int l = G - 2; l >= 1; l--)
 	{
 		const PackedLayer *layer = &network->hidden[l];
+		const real *weight = pass->slopes ? pass->residual : NULL;
 
-		if (shape->activation == ACTIVATION_RELU && pass->delta[l] == NULL &&
-			rows->n >= KERNEL_SUM_ROWS)
+		if (masked && pass->delta[l] == NULL)
 		{
 			k->layer_back_sum(rows->n, layer->out_stride, layer->in,
 							  pass->delta[l + 1], layer->out_stride,
@@ -685,10 +688,23 @@ network_backward(const Network *network, const Rows *rows, GlobalPass *pass,
 							  pass->sum[l]);
 			continue;
 		}
-		k->layer_back(shape->activation, rows->n, layer->out,
-					  layer->in_stride, pass->delta[l + 1],
-					  layer->out_stride, layer->backward, pass->u[l],
-					  pass->h[l], pass->b[l], pass->delta[l], pass->sum[l]);
+
+		/* where the layer above is the last, b is r W' (a'(u) last) */
+		if (masked && l == G - 2)
+			k->masked_layer(rows->n, layer->out, layer->in_stride,
+							pass->h[l + 1], layer->out_stride, network->last,
+							layer->backward, pass->h[l],
+							pass->slopes ? NULL : pass->residual,
+							pass->delta[l]);
+		else
+			k->layer_back(shape->activation, rows->n, layer->out,
+						  layer->in_stride, pass->delta[l + 1],
+						  layer->out_stride, layer->backward, pass->u[l],
+						  pass->h[l], pass->b[l], pass->delta[l],
+						  pass->sum[l]);
+		if (pass->slopes || (masked && l == G - 2))
+			k->sum_rows(rows->n, layer->in_stride, weight, pass->delta[l],
+						layer->in_stride, pass->sum[l]);
 	}
 
 	/* de_c = C_e' (sum of delta_1), de_f = sum of r f */
