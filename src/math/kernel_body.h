@@ -425,9 +425,9 @@ mask_columns(int rows, int columns, const real *h, int ldh, lane_int *mask)
 		mask_block(1, rows, h + j, ldh, mask + j);
 }
 
-/* The sums of all subsets of four rows, one vector of them. */
+/* The sums of all subsets of four rows, `distance` vectors apart. */
 INLINE void
-subset_sums(const vector *row, int v, vector (*table)[KERNEL_VECTORS])
+subset_sums(const int distance, const vector *row, vector *table)
 {
 	vector		sum[SUBSETS] = {splat(0)};
 
@@ -435,7 +435,7 @@ subset_sums(const vector *row, int v, vector (*table)[KERNEL_VECTORS])
 		for (int s = 0; s < 1 << r; s++)
 			sum[(1 << r) + s] = sum[s] + row[r];
 	for (int s = 0; s < SUBSETS; s++)
-		table[s][v] = sum[s];
+		table[s * distance] = sum[s];
 }
 
 /* What becomes of the sums of columns j ... over some rows. */
@@ -503,7 +503,7 @@ masked_panel(const int vectors, int rows, int columns, const real *a, int lda,
 			for (int r = 0; r < SUBSET_ROWS; r++)
 				row[r] = i + r < rows ?
 					load(a + (size_t) (i + r) * lda + v * LANES) : splat(0);
-			subset_sums(row, v, table[i / SUBSET_ROWS]);
+			subset_sums(KERNEL_VECTORS, row, &table[i / SUBSET_ROWS][0][v]);
 		}
 	for (; j + 4 <= columns; j += 4)
 		masked_block(4, vectors, rows, table, mask, ld, to, j);
@@ -591,7 +591,8 @@ add_masked_products(int n, int inner, int width, const real *delta, int ld,
 /*
  * The other way: c_i = sum over j of w(j) row(j) where h_i(j) > 0.  Here
  * subsets are of columns.  The four of a group are LANES apart, so that masks
- * of LANES groups are one vector's.
+ * of LANES groups are one vector's; where so many columns are not left, half
+ * of LANES or a quarter.
  */
 
 /* Columns whose subsets stay near, and rows that share them. */
@@ -599,86 +600,173 @@ add_masked_products(int n, int inner, int width, const real *delta, int ld,
 #define GROUPS (GROUP_COLUMNS / SUBSET_ROWS)
 #define GROUP_ROWS 128
 
-/* Where in each group's table the subsets of a row's columns are, in bytes. */
-INLINE void
-row_subsets(int columns, const real *h, lane_int *at)
+/* Of a table as wide as this half of the first cache is filled at most. */
+#if KERNEL_BYTES == 64
+#define GROUP_VECTORS 1
+#else
+#define GROUP_VECTORS 2
+#endif
+
+/* Sums in registers at a time. */
+#define GROUP_SUMS (8 / GROUP_VECTORS)
+
+typedef vector GroupTable[SUBSETS][GROUP_VECTORS];
+
+/*
+ * How far the columns of a group are apart where so many are left.  Rows are
+ * padded to four vectors of 16 bytes, or more of them.
+ */
+INLINE int
+group_distance(int columns)
 {
-	for (int j = 0; j < columns; j += SUBSET_ROWS * LANES, at += LANES)
+	if (KERNEL_BYTES > 16 && columns <= LANES)
+		return LANES / 4;
+	if (KERNEL_BYTES > 16 && columns <= 2 * LANES)
+		return LANES / 2;
+	return LANES;
+}
+
+/*
+ * Where in each group's table the subsets of each row are, in bytes: of groups
+ * whose columns are so far apart.
+ */
+INLINE void
+subsets_apart(const int distance, int n, int columns, const real *h, int ldh,
+			  lane_int (*at)[GROUPS])
+{
+	const int	parts = LANES / distance;
+	ivector		lowest;
+
+	for (int l = 0; l < LANES; l++)
+		lowest[l] = (lane_int) (sizeof(GroupTable) / SUBSETS) <<
+			l / distance;
+	for (int i = 0; i < n; i++, h += ldh, at++)
 	{
-		ivector		bit = (lane_int) sizeof(vector[KERNEL_VECTORS]) -
-			(ivector) {0};
+		ivector		bit = lowest;
 		ivector		word = {0};
 
-		for (int r = 0; r < SUBSET_ROWS && j + r * LANES < columns; r++)
-		{
-			word |= (load(h + j + r * LANES) > splat(0)) & bit;
-			bit += bit;
-		}
-		memcpy(at, &word, sizeof(word));
+		for (int k = 0; k < columns; k += LANES, bit <<= parts)
+			word |= (load(h + k) > splat(0)) & bit;
+		if (parts == 1)
+			memcpy(at, &word, sizeof(word));
+		else
+			for (int l = 0; l < distance; l++)
+			{
+				(*at)[l] = word[l];
+				for (int d = distance; d < LANES; d += distance)
+					(*at)[l] += word[l + d];
+			}
 	}
 }
 
 INLINE void
-masked_rows(const int rows, const int vectors, int groups,
-			const vector (*table)[SUBSETS][KERNEL_VECTORS],
-			const lane_int (*at)[GROUPS], bool first, real *c, int ldc)
+rows_subsets(int n, int columns, const real *h, int ldh,
+			 lane_int (*at)[GROUPS])
 {
-	vector		sum[8][KERNEL_VECTORS];
+	for (int j = 0, g = 0; j < columns;)
+	{
+		int			most = columns - j < SUBSET_ROWS * LANES ? columns - j :
+			SUBSET_ROWS * LANES;
+		int			distance = group_distance(most);
+		lane_int	(*group)[GROUPS] = (lane_int (*)[GROUPS]) &at[0][g];
+
+		if (distance == LANES)
+			subsets_apart(LANES, n, most, h + j, ldh, group);
+#if KERNEL_BYTES > 16
+		else if (distance == LANES / 2)
+			subsets_apart(LANES / 2, n, most, h + j, ldh, group);
+		else
+			subsets_apart(LANES / 4, n, most, h + j, ldh, group);
+#endif
+		j += most;
+		g += distance;
+	}
+}
+
+/* What comes before the sums, and after them. */
+typedef struct MaskedRows
+{
+	bool		first;			/* nothing */
+	const real *h;				/* the mask of c, or NULL: more to come */
+	const real *scale;			/* or NULL */
+	real	   *c;
+	int			ld;				/* of h and c */
+} MaskedRows;
+
+INLINE void
+masked_rows(const int rows, int i, int groups, const GroupTable *table,
+			const lane_int (*at)[GROUPS], const MaskedRows *to)
+{
+	size_t		from = (size_t) i * to->ld;
+	vector		sum[GROUP_SUMS][GROUP_VECTORS];
 
 	for (int r = 0; r < rows; r++)
-		for (int v = 0; v < vectors; v++)
-			sum[r][v] = first ? splat(0) :
-				load(c + (size_t) r * ldc + v * LANES);
+		for (int v = 0; v < GROUP_VECTORS; v++)
+			sum[r][v] = to->first ? splat(0) :
+				load(to->c + from + (size_t) r * to->ld + v * LANES);
 	for (int g = 0; g < groups; g++, table++)
 		for (int r = 0; r < rows; r++)
 		{
 			const vector *subset = (const vector *)
-				((const char *) table + at[r][g]);
+				((const char *) table + at[i + r][g]);
 
-			for (int v = 0; v < vectors; v++)
+			for (int v = 0; v < GROUP_VECTORS; v++)
 				sum[r][v] += subset[v];
 		}
-	for (int r = 0; r < rows; r++)
-		for (int v = 0; v < vectors; v++)
-			store(c + (size_t) r * ldc + v * LANES, sum[r][v]);
+	for (int r = 0; r < rows; r++, from += to->ld)
+		for (int v = 0; v < GROUP_VECTORS; v++)
+		{
+			vector		c = sum[r][v];
+
+			if (to->h)
+			{
+				if (to->scale)
+					c *= to->scale[i + r];
+				c = where(load(to->h + from + v * LANES) > splat(0), c,
+						  splat(0));
+			}
+			store(to->c + from + v * LANES, c);
+		}
 }
 
-/* `vectors` of the columns of c, from column o on. */
+/* GROUP_VECTORS vectors of the columns of c. */
 INLINE void
-masked_product_panel(const int vectors, int n, int columns, const real *row,
-					 const real *w, int ld, const lane_int (*at)[GROUPS],
-					 bool first, real *c, int ldc)
+masked_layer_part(int n, int columns, const real *row, const real *w, int ld,
+				  const lane_int (*at)[GROUPS], const MaskedRows *to)
 {
-	vector		table[GROUPS][SUBSETS][KERNEL_VECTORS];
+	GroupTable	table[GROUPS];
 	int			groups = 0;
 	int			i = 0;
 
 	for (int j = 0; j < columns; j += SUBSET_ROWS * LANES)
-		for (int l = 0; l < LANES; l++, groups++)
-			for (int v = 0; v < vectors; v++)
+	{
+		int			distance = group_distance(kernel_stride(columns) - j);
+
+		for (int l = 0; l < distance; l++, groups++)
+			for (int v = 0; v < GROUP_VECTORS; v++)
 			{
 				vector		term[SUBSET_ROWS];
 
 				for (int r = 0; r < SUBSET_ROWS; r++)
 				{
-					int			k = j + r * LANES + l;
+					int			k = j + r * distance + l;
 
 					term[r] = k < columns ? row[k] *
 						load(w + (size_t) k * ld + v * LANES) : splat(0);
 				}
-				subset_sums(term, v, table[groups]);
+				subset_sums(GROUP_VECTORS, term, &table[groups][0][v]);
 			}
-	for (; i + 4 <= n; i += 4)
-		masked_rows(4, vectors, groups, table, at + i, first,
-					c + (size_t) i * ldc, ldc);
+	}
+	for (; i + GROUP_SUMS <= n; i += GROUP_SUMS)
+		masked_rows(GROUP_SUMS, i, groups, table, at, to);
 	for (; i < n; i++)
-		masked_rows(1, vectors, groups, table, at + i, first,
-					c + (size_t) i * ldc, ldc);
+		masked_rows(1, i, groups, table, at, to);
 }
 
 static void
-masked_product(int n, int inner, int width, const real *h, int ldh,
-			   const real *row, const real *w, real *c)
+masked_layer(int n, int inner, int width, const real *h_in, int ldh,
+			 const real *row, const real *w, const real *h, const real *scale,
+			 real *c)
 {
 	for (int i = 0; i < n; i += GROUP_ROWS)
 	{
@@ -690,46 +778,24 @@ masked_product(int n, int inner, int width, const real *h, int ldh,
 				GROUP_COLUMNS;
 			lane_int	at[GROUP_ROWS][GROUPS];
 
-			for (int r = 0; r < rows; r++)
-				row_subsets(kernel_stride(columns),
-							h + (size_t) (i + r) * ldh + j, at[r]);
-			for (int o = 0; o < width;)
+			rows_subsets(rows, kernel_stride(columns),
+						 h_in + (size_t) i * ldh + j, ldh, at);
+			for (int o = 0; o < width; o += GROUP_VECTORS * LANES)
 			{
-				int			panel = kernel_panel(width, o);
-				const real *w_o = w + kernel_weight(inner, width, j, o);
-				real	   *c_o = c + (size_t) i * width + o;
+				size_t		from = (size_t) i * width + o;
+				const MaskedRows to = {
+					.first = j == 0,
+					.h = j + columns == inner ? h + from : NULL,
+					.scale = scale ? scale + i : NULL,
+					.c = c + from,
+					.ld = width
+				};
 
-				if (o % KERNEL_PANEL + KERNEL_VECTORS * LANES <= panel)
-				{
-					masked_product_panel(KERNEL_VECTORS, rows, columns,
-										 row + j, w_o, panel, at, j == 0, c_o,
-										 width);
-					o += KERNEL_VECTORS * LANES;
-				}
-				else
-				{
-					masked_product_panel(1, rows, columns, row + j, w_o,
-										 panel, at, j == 0, c_o, width);
-					o += LANES;
-				}
+				masked_layer_part(rows, columns, row + j,
+								  w + kernel_weight(inner, width, j, o),
+								  kernel_panel(width, o), at, &to);
 			}
 		}
-	}
-}
-
-static void
-masked_layer(int n, int inner, int width, const real *h_in, int ldh,
-			 const real *row, const real *w, const real *h, const real *scale,
-			 real *c)
-{
-	masked_product(n, inner, width, h_in, ldh, row, w, c);
-	for (int i = 0; i < n; i++, h += width, c += width)
-	{
-		vector		scale_i = splat(scale ? scale[i] : 1);
-
-		for (int j = 0; j < width; j += LANES)
-			store(c + j, where(load(h + j) > splat(0), scale_i * load(c + j),
-							   splat(0)));
 	}
 }
 
