@@ -139,15 +139,21 @@ typedef struct Kernels
 								const real *a, int lda, const real *row,
 								real *u, real *h);
 
+	/* both at once: u = A W + bias + row, of which h has the same bits */
+	void		(*whole_first_layer) (Activation activation, int n, int inner,
+									  int width, const real *a, int lda,
+									  const real *w, const real *bias,
+									  const real *row, real *h);
+
 	/* the last: s = H last + F factor + bias + offset (NULL: none) */
 	void		(*last_layer) (int n, int width, const real *h,
 							   const real *last, int factor_width,
 							   const real *f, int ldf, const real *factor,
 							   real bias, const real *offset, real *s);
 
-	/* s += A v; rows and v need no padding */
+	/* s += A v + bias; rows and v need no padding */
 	void		(*add_dots) (int n, int width, const real *a, int lda,
-							 const real *v, real *s);
+							 const real *v, real bias, real *s);
 
 	/*
 	 * The last layer backwards from r = dL/ds: b = r last, delta = b a'(u), and

@@ -120,15 +120,12 @@ total(vector v)
 #endif
 }
 
-/* The sums of four vectors, one after another in memory. */
-INLINE void
-store_totals(real *p, const vector *v)
+#ifndef LIMAML_DOUBLE
+typedef quarter loose_quarter __attribute__((aligned(4), may_alias));
+
+INLINE quarter
+four_totals(const vector *v)
 {
-#ifdef LIMAML_DOUBLE
-	for (int r = 0; r < 4; r++)
-		p[r] = total(v[r]);
-#else
-	typedef quarter loose_quarter __attribute__((aligned(4), may_alias));
 	quarter		a = narrow(v[0]);
 	quarter		b = narrow(v[1]);
 	quarter		c = narrow(v[2]);
@@ -138,8 +135,32 @@ store_totals(real *p, const vector *v)
 	quarter		cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) +
 		__builtin_shufflevector(c, d, 2, 6, 3, 7);
 
-	*(loose_quarter *) p = __builtin_shufflevector(ab, cd, 0, 1, 4, 5) +
+	return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) +
 		__builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+#endif
+
+/* The sums of four vectors, one after another in memory. */
+INLINE void
+store_totals(real *p, const vector *v)
+{
+#ifdef LIMAML_DOUBLE
+	for (int r = 0; r < 4; r++)
+		p[r] = total(v[r]);
+#else
+	*(loose_quarter *) p = four_totals(v);
+#endif
+}
+
+/* The same added to what is there, and a number. */
+INLINE void
+add_totals(real *p, const vector *v, real x)
+{
+#ifdef LIMAML_DOUBLE
+	for (int r = 0; r < 4; r++)
+		p[r] = p[r] + total(v[r]) + x;
+#else
+	*(loose_quarter *) p = *(loose_quarter *) p + four_totals(v) + x;
 #endif
 }
 
@@ -205,6 +226,7 @@ typedef struct Product
 	int			lda;
 	const real *w;
 	const real *bias;			/* or NULL */
+	const real *row;			/* RELU: added to the sums, or NULL */
 	real	   *c;				/* n x width */
 	real	   *u;				/* RELU */
 	const real *h;				/* RELU_BACK */
@@ -277,6 +299,8 @@ product_block(const Epilogue epilogue, const int rows, const int vectors,
 
 			if (epilogue == RELU)
 			{
+				if (p->row)
+					c += load(p->row + j + v * LANES);
 				if (p->u)
 					store(p->u + at, c);
 				c = relu_of(c);
@@ -1151,6 +1175,25 @@ first_layer(Activation activation, int n, int width, const real *a, int lda,
 	BY_ACTIVATION(first_layer_loop, n, width, a, lda, row, u, h);
 }
 
+static void
+whole_first_layer(Activation activation, int n, int inner, int width,
+				  const real *a, int lda, const real *w, const real *bias,
+				  const real *row, real *h)
+{
+	Product		p = {
+		.inner = inner, .width = width, .a = a, .lda = lda, .w = w,
+		.bias = bias, .row = row, .c = h
+	};
+
+	if (activation == ACTIVATION_RELU)
+		product(RELU, n, &p);
+	else
+	{
+		product(STORE, n, &p);
+		first_layer(activation, n, width, h, width, row, NULL, h);
+	}
+}
+
 INLINE vector
 last_layer_row(int width, const real *h, const real *last, int factor_width,
 			   const real *f, const real *factor)
@@ -1204,7 +1247,8 @@ dot_row(int width, const real *a, const real *v, vector v_rest, ivector mask,
 }
 
 static void
-add_dots(int n, int width, const real *a, int lda, const real *v, real *s)
+add_dots(int n, int width, const real *a, int lda, const real *v, real bias,
+		 real *s)
 {
 	int			rest = width % LANES;
 	vector		v_rest = load_some(rest, v + width - rest);
@@ -1215,16 +1259,13 @@ add_dots(int n, int width, const real *a, int lda, const real *v, real *s)
 	for (; i + 4 <= n; i += 4)
 	{
 		vector		sum[4];
-		real		dots[4];
 
 		for (int r = 0; r < 4; r++, a += lda)
 			sum[r] = dot_row(width, a, v, v_rest, mask, end);
-		store_totals(dots, sum);
-		for (int r = 0; r < 4; r++)
-			s[i + r] += dots[r];
+		add_totals(s + i, sum, bias);
 	}
 	for (; i < n; i++, a += lda)
-		s[i] += total(dot_row(width, a, v, v_rest, mask, end));
+		s[i] = s[i] + total(dot_row(width, a, v, v_rest, mask, end)) + bias;
 }
 
 INLINE void
@@ -1489,6 +1530,7 @@ const Kernels KERNELS_OF(KERNEL_NAME) = {
 	.masked_layer = masked_layer,
 	.mix_rows = mix_rows,
 	.first_layer = first_layer,
+	.whole_first_layer = whole_first_layer,
 	.last_layer = last_layer,
 	.add_dots = add_dots,
 	.last_layer_back = last_layer_back,

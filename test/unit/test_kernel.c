@@ -660,6 +660,49 @@ test_layer(Activation activation, const char *name)
 		  "overrun", name, kernels->name);
 }
 
+/* The first layer in one: what its product and it give by turns. */
+static void
+test_whole_first_layer(Activation activation, const char *name)
+{
+	int			broken = 0;
+
+	for (int trial = 0; trial < 120; trial++)
+	{
+		int			n = draw(12);
+		int			inner = draw(40);
+		int			width = (1 + draw(5)) * KERNEL_PAD;
+		int			lda = draw_distance(inner);
+		size_t		count = (size_t) n * width;
+		Array		a = rows_of(n, inner, lda);
+		Array		w = array_of((size_t) inner * width, 1, draw(KERNEL_PAD));
+		Array		bias = array_of(width, 1, draw(KERNEL_PAD));
+		Array		row = array_of(width, 1, draw(KERNEL_PAD));
+		Array		half = array_of(count, 1, draw(KERNEL_PAD));
+		Array		h = array_of(count, 1, draw(KERNEL_PAD));
+		Array		whole = array_of(count, 1, draw(KERNEL_PAD));
+		const real *biased = draw(2) ? bias.numbers : NULL;
+
+		kernels->multiply(n, inner, width, a.numbers, lda, w.numbers, biased,
+						  half.numbers);
+		kernels->first_layer(activation, n, width, half.numbers, width,
+							 row.numbers, NULL, h.numbers);
+		kernels->whole_first_layer(activation, n, inner, width, a.numbers, lda,
+								   w.numbers, biased, row.numbers,
+								   whole.numbers);
+		broken += !same_bits(count, whole.numbers, h.numbers) +
+			!array_intact(&whole);
+		free(a.memory);
+		free(w.memory);
+		free(bias.memory);
+		free(row.memory);
+		free(half.memory);
+		free(h.memory);
+		free(whole.memory);
+	}
+	check(broken == 0, "first %s layer in one on %s: the bits of its parts",
+		  name, kernels->name);
+}
+
 static void
 test_layer_back(Activation activation, const char *name)
 {
@@ -1248,14 +1291,17 @@ test_add_dots(void)
 		Array		v = array_of(width, 1, draw(KERNEL_PAD));
 		Array		before = array_of(n, 1, draw(KERNEL_PAD));
 		Array		s = array_of(n, 1, draw(KERNEL_PAD));
+		real		bias = random_normal(&random_state);
 
 		memcpy(s.numbers, before.numbers, n * sizeof(real));
-		kernels->add_dots(n, width, a.numbers, lda, v.numbers, s.numbers);
+		kernels->add_dots(n, width, a.numbers, lda, v.numbers, bias,
+						  s.numbers);
 		for (int i = 0; i < n; i++)
 		{
 			const real *a_i = a.numbers + (size_t) i * lda;
-			long double sum = before.numbers[i];
-			long double size = fabsl(sum);
+			long double sum = (long double) before.numbers[i] + bias;
+			long double size = fabsl((long double) before.numbers[i]) +
+				fabsl((long double) bias);
 			real		alone = before.numbers[i];
 
 			for (int j = 0; j < width; j++)
@@ -1266,7 +1312,7 @@ test_add_dots(void)
 				size += fabsl(term);
 			}
 			add_error(&worst, s.numbers[i], sum, size, width);
-			kernels->add_dots(1, width, a_i, lda, v.numbers, &alone);
+			kernels->add_dots(1, width, a_i, lda, v.numbers, bias, &alone);
 			broken += !same_bits(1, &alone, s.numbers + i);
 		}
 		broken += !array_intact(&s);
@@ -1959,6 +2005,9 @@ main(void)
 		test_layer(ACTIVATION_TANH, "tanh");
 		test_layer(ACTIVATION_RELU, "relu");
 		test_layer(ACTIVATION_GELU, "gelu");
+		test_whole_first_layer(ACTIVATION_TANH, "tanh");
+		test_whole_first_layer(ACTIVATION_RELU, "relu");
+		test_whole_first_layer(ACTIVATION_GELU, "gelu");
 		test_layer_back(ACTIVATION_TANH, "tanh");
 		test_layer_back(ACTIVATION_RELU, "relu");
 		test_layer_back(ACTIVATION_GELU, "gelu");
