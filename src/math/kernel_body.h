@@ -467,6 +467,7 @@ typedef struct MaskedSums
 {
 	const real *w;				/* of the panel, from column j; or NULL */
 	vector	   *along;			/* + the products with w */
+	bool		first;			/* along is not set yet */
 	const real *scale;			/* or NULL; each column's own */
 	real	   *c;				/* + scale times the sums */
 } MaskedSums;
@@ -499,16 +500,25 @@ masked_block(const int columns, const int vectors, int rows,
 				g[c][v] += subset[v];
 		}
 	for (int c = 0; c < columns; c++)
-		for (int v = 0; v < vectors; v++)
-		{
-			size_t		distance = (size_t) (j + c) * ld + v * LANES;
+	{
+		size_t		from = (size_t) (j + c) * ld;
 
-			if (to->w)
-				to->along[j + c] += g[c][v] * load(to->w + distance);
-			else
-				store(to->c + distance, load(to->c + distance) +
-					  to->scale[j + c] * g[c][v]);
+		if (to->w)
+		{
+			vector		along = to->first ? splat(0) : to->along[j + c];
+
+			for (int v = 0; v < vectors; v++)
+				along += g[c][v] * load(to->w + from + v * LANES);
+			to->along[j + c] = along;
 		}
+		else
+			for (int v = 0; v < vectors; v++)
+			{
+				real	   *c_v = to->c + from + v * LANES;
+
+				store(c_v, load(c_v) + to->scale[j + c] * g[c][v]);
+			}
+	}
 }
 
 /* One panel, or a part of it: `vectors` of delta's columns. */
@@ -555,6 +565,7 @@ masked_columns(int n, int inner, int columns, const real *delta, int ld,
 			int			panel = kernel_panel(inner, o);
 			const real *a = delta + (size_t) i * ld + o;
 
+			to->first = i == 0 && o == 0;
 			if (w)
 				to->w = w + kernel_weight(width, inner, j, o);
 			else
@@ -587,7 +598,8 @@ layer_back_sum(int n, int inner, int width, const real *delta, int ld,
 		MaskedSums	to = {.w = w, .along = along};
 		int			c = 0;
 
-		memset(along, 0, columns * sizeof(vector));
+		if (n == 0 || inner == 0)
+			memset(along, 0, columns * sizeof(vector));
 		masked_columns(n, inner, columns, delta, ld, h, ldh, &to, width, j);
 		for (; c + 4 <= columns; c += 4)
 			store_totals(sum + j + c, along + c);
@@ -635,6 +647,9 @@ add_masked_products(int n, int inner, int width, const real *delta, int ld,
 #define GROUP_SUMS (8 / GROUP_VECTORS)
 
 typedef vector GroupTable[SUBSETS][GROUP_VECTORS];
+
+/* Places in tables that eight bytes hold; groups are a multiple of these. */
+#define AT_A_TIME ((int) (sizeof(uint64_t) / sizeof(lane_int)))
 
 /*
  * How far the columns of a group are apart where so many are left.  Rows are
@@ -728,14 +743,20 @@ masked_rows(const int rows, int i, int groups, const GroupTable *table,
 		for (int v = 0; v < GROUP_VECTORS; v++)
 			sum[r][v] = to->first ? splat(0) :
 				load(to->c + from + (size_t) r * to->ld + v * LANES);
-	for (int g = 0; g < groups; g++, table++)
+	for (int g = 0; g < groups; g += AT_A_TIME, table += AT_A_TIME)
 		for (int r = 0; r < rows; r++)
 		{
-			const vector *subset = (const vector *)
-				((const char *) table + at[i + r][g]);
+			uint64_t	two;
 
-			for (int v = 0; v < GROUP_VECTORS; v++)
-				sum[r][v] += subset[v];
+			memcpy(&two, &at[i + r][g], sizeof(two));
+			for (int t = 0; t < AT_A_TIME; t++, two >>= 32)
+			{
+				const vector *subset = (const vector *)
+					((const char *) (table + t) + (uint32_t) two);
+
+				for (int v = 0; v < GROUP_VECTORS; v++)
+					sum[r][v] += subset[v];
+			}
 		}
 	for (int r = 0; r < rows; r++, from += to->ld)
 		for (int v = 0; v < GROUP_VECTORS; v++)
