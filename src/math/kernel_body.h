@@ -13,6 +13,7 @@
 
 #ifdef LIMAML_DOUBLE
 typedef int64_t lane_int;
+typedef uint64_t lane_bits;
 #define EXPONENT_SHIFT 52
 #define ROUNDING_MAGIC 0x1.8p52
 #define LN2_HIGH 0x1.62e42fefa38p-1
@@ -23,6 +24,7 @@ typedef int64_t lane_int;
 #define LOG1P_TERMS 16
 #else
 typedef int32_t lane_int;
+typedef uint32_t lane_bits;
 #define EXPONENT_SHIFT 23
 #define ROUNDING_MAGIC 0x1.8p23f
 #define LN2_HIGH 0x1.62e4p-1f
@@ -40,6 +42,7 @@ typedef int32_t lane_int;
 
 typedef real vector __attribute__((vector_size(KERNEL_BYTES)));
 typedef lane_int ivector __attribute__((vector_size(KERNEL_BYTES)));
+typedef lane_bits bits_vector __attribute__((vector_size(KERNEL_BYTES)));
 
 /* The same at any address: a caller's arrays need not be aligned. */
 typedef real loose_vector __attribute__((vector_size(KERNEL_BYTES),
@@ -424,22 +427,23 @@ sum_rows(int n, int width, const real *weight, const real *a, int lda,
 
 /* Bit i of a column's word says whether row i is above zero there. */
 INLINE void
-mask_block(const int vectors, int rows, const real *h, int ldh, lane_int *mask)
+mask_block(const int vectors, int rows, const real *h, int ldh,
+		   lane_bits *mask)
 {
-	ivector		bit = (lane_int) 1 - (ivector) {0};
-	ivector		word[KERNEL_VECTORS];
+	bits_vector bit = (lane_bits) 1 - (bits_vector) {0};
+	bits_vector word[KERNEL_VECTORS];
 
 	for (int v = 0; v < vectors; v++)
 		word[v] = bit ^ bit;
 	for (int i = 0; i < rows; i++, bit += bit, h += ldh)
 		for (int v = 0; v < vectors; v++)
-			word[v] |= (load(h + v * LANES) > splat(0)) & bit;
+			word[v] |= (bits_vector) (load(h + v * LANES) > splat(0)) & bit;
 	for (int v = 0; v < vectors; v++)
-		memcpy(mask + v * LANES, &word[v], sizeof(ivector));
+		memcpy(mask + v * LANES, &word[v], sizeof(bits_vector));
 }
 
 INLINE void
-mask_columns(int rows, int columns, const real *h, int ldh, lane_int *mask)
+mask_columns(int rows, int columns, const real *h, int ldh, lane_bits *mask)
 {
 	int			j = 0;
 
@@ -475,7 +479,7 @@ typedef struct MaskedSums
 INLINE void
 masked_block(const int columns, const int vectors, int rows,
 			 const vector (*table)[SUBSETS][KERNEL_VECTORS],
-			 const lane_int *mask, int ld, const MaskedSums *to, int j)
+			 const lane_bits *mask, int ld, const MaskedSums *to, int j)
 {
 	const uint64_t last = sizeof(*table) - sizeof((*table)[0]);
 	const char *subsets = (const char *) table;
@@ -485,7 +489,7 @@ masked_block(const int columns, const int vectors, int rows,
 	/* shifted so that each subset's bits are its distance in the table */
 	for (int c = 0; c < columns; c++)
 	{
-		at[c] = (uint64_t) (uint32_t) mask[j + c] * sizeof((*table)[0]);
+		at[c] = (uint64_t) mask[j + c] * sizeof((*table)[0]);
 		for (int v = 0; v < vectors; v++)
 			g[c][v] = splat(0);
 	}
@@ -524,7 +528,7 @@ masked_block(const int columns, const int vectors, int rows,
 /* One panel, or a part of it: `vectors` of delta's columns. */
 INLINE void
 masked_panel(const int vectors, int rows, int columns, const real *a, int lda,
-			 const lane_int *mask, int ld, const MaskedSums *to)
+			 const lane_bits *mask, int ld, const MaskedSums *to)
 {
 	vector		table[MASK_ROWS / SUBSET_ROWS][SUBSETS][KERNEL_VECTORS];
 	int			j = 0;
@@ -556,7 +560,7 @@ masked_columns(int n, int inner, int columns, const real *delta, int ld,
 	for (int i = 0; i < n; i += MASK_ROWS)
 	{
 		int			rows = n - i < MASK_ROWS ? n - i : MASK_ROWS;
-		lane_int	mask[MASK_COLUMNS];
+		lane_bits	mask[MASK_COLUMNS];
 
 		mask_columns(rows, kernel_stride(columns), h + (size_t) i * ldh + j,
 					 ldh, mask);
