@@ -67,7 +67,7 @@ kernel_weight(int inner, int width, int k, int j)
 }
 
 /* Rows from which on layer_back_sum is faster than layer_back. */
-#define KERNEL_SUM_ROWS 8
+#define KERNEL_SUM_ROWS 12
 
 /*
  * Below, n counts rows, `width` is a padded row length, u is what goes into
