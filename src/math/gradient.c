@@ -17,6 +17,11 @@
  * rows: of the query's, and per step of delta' h_dot and delta_dot' h over the
  * support's.  All of a task's lie one after another (PairedRows), so that a
  * layer's is one matrix product.
+ *
+ * Through relu a score is linear in what its row is, so delta is r times a
+ * *slope*, ds/du, and delta_dot r_dot times the same.  Of the support's steps
+ * slopes are what is kept then: delta_dot costs no product, and delta' h_dot +
+ * delta_dot' h is a single one of slopes with r h_dot + r_dot h.
  */
 #include "gradient.h"
 
@@ -41,7 +46,11 @@ typedef struct Direction
 								 * has not gone through the meta block */
 } Direction;
 
-/* Rows of the prior, of the query, and per step twice the support's. */
+/*
+ * Rows of the prior, of the query, and of the support at each step: delta_dot
+ * beside h or, with slopes, a slope beside r h_dot + r_dot h.  Without slopes
+ * delta beside h_dot of each step comes after all of these.
+ */
 typedef struct PairedRows
 {
 	real	   *delta[NETWORK_MAX_LAYERS];	/* layers 1 ... G - 1 */
@@ -52,6 +61,8 @@ typedef struct Workspace
 {
 	int			n;				/* support rows */
 	int			q;				/* query rows */
+	int			steps;			/* K of the shape */
+	bool		slopes;			/* the steps keep slopes */
 	InnerLoop	loop;
 	PairedRows	pairs;
 	GlobalPass	query;			/* at phi_K */
@@ -73,10 +84,13 @@ typedef struct Workspace
 	real	   *entity_dot;		/* [C_e e_c ; e_f]'s tangent */
 	real	   *factor;			/* F, padded */
 	real	   *sum;			/* widest global layer */
+	real	   *products;		/* slopes: the gradient of the last hidden
+								 * layer's weights, out x stride of in */
 
-	/* tangents, rows; NULL for relu, which has no curvature */
+	/* tangents, rows; u_dot and b_dot NULL for relu, which has no curvature */
 	real	   *row_u_dot[NETWORK_MAX_LAYERS];	/* hidden layers 2 ... G - 1 */
 	real	   *row_b_dot;
+	real	   *row_h_dot[NETWORK_MAX_LAYERS];	/* slopes: layers 2 ... G - 1 */
 	real	   *residual_dot;
 } Workspace;
 
@@ -98,13 +112,18 @@ most_terms(const NetworkShape *shape)
 	return 2 * shape->steps + 2;
 }
 
-/* The first of the paired rows of step k; of the query's where k is -1. */
+/* The first row of delta_dot, or a slope, beside h at step k. */
 static size_t
-paired_row(const Workspace *w, int k)
+dot_beside_h(const Workspace *w, int k)
 {
-	size_t		q = w->q;
+	return 2 * (size_t) w->q + (size_t) k * w->n;
+}
 
-	return k < 0 ? q : 2 * (q + (size_t) k * w->n);
+/* And of delta beside h_dot. */
+static size_t
+delta_beside_dot(const Workspace *w, int k)
+{
+	return dot_beside_h(w, w->steps + k);
 }
 
 /* A pass of n rows, its delta and h being paired rows from these on. */
@@ -154,9 +173,12 @@ workspace_take(Workspace *w, const NetworkShape *shape, int n, int q,
 
 	w->n = n;
 	w->q = q;
+	w->steps = shape->steps;
+	w->slopes = !curved && G > 2 && n >= KERNEL_SUM_ROWS;
 	for (int l = 1; l < G; l++)
 	{
-		size_t		numbers = paired_row(w, shape->steps) *
+		size_t		numbers = (w->slopes ? dot_beside_h(w, shape->steps) :
+							   delta_beside_dot(w, shape->steps)) *
 			kernel_stride(shape->global_width[l]);
 
 		TAKE(w->pairs.delta[l], numbers);
@@ -166,12 +188,17 @@ workspace_take(Workspace *w, const NetworkShape *shape, int n, int q,
 	if (arena)
 		inner_loop_take(&w->loop, shape, arena);
 	size += paired_pass_take(w, &w->prior, shape, q, 0, 0, arena);
-	size += paired_pass_take(w, &w->query, shape, q, paired_row(w, -1),
-							 paired_row(w, -1), arena);
+	size += paired_pass_take(w, &w->query, shape, q, q, q, arena);
 	for (int k = 0; k < shape->steps; k++)
+	{
+		size_t		h_row = dot_beside_h(w, k);
+
 		size += paired_pass_take(w, &w->loop.global[k], shape, n,
-								 paired_row(w, k), paired_row(w, k) + n,
-								 arena);
+								 w->slopes ? h_row : delta_beside_dot(w, k),
+								 h_row, arena);
+		if (arena)
+			w->loop.global[k].slopes = w->slopes;
+	}
 	TAKE(w->scratch, network_scratch_size(shape));
 
 	w->direction.terms = 0;
@@ -197,11 +224,19 @@ workspace_take(Workspace *w, const NetworkShape *shape, int n, int q,
 	TAKE(w->entity_dot, first + factor);
 	TAKE(w->factor, factor);
 	TAKE(w->sum, widest(G, shape->global_width + 1));
+	w->products = NULL;
+	if (w->slopes)
+		TAKE(w->products, (size_t) shape->global_width[G - 1] *
+			 kernel_stride(shape->global_width[G - 2]));
 	w->row_b_dot = NULL;
 	if (curved)
 		TAKE(w->row_b_dot, (size_t) n * widest(G, shape->global_width + 1));
 	for (int l = 1; l < G; l++)
 	{
+		w->row_h_dot[l] = NULL;
+		if (w->slopes && l > 1)
+			TAKE(w->row_h_dot[l], (size_t) n *
+				 kernel_stride(shape->global_width[l]));
 		w->row_u_dot[l] = NULL;
 		if (curved && l > 1)
 			TAKE(w->row_u_dot[l], (size_t) n *
@@ -229,6 +264,18 @@ add_to(const Network *network, int tensor, int count, real scale,
 
 	for (int i = 0; i < count; i++)
 		g[i] += scale * x[i];
+}
+
+/* The same of one row of a matrix. */
+static void
+add_to_row(const Network *network, int tensor, int row, const real *x,
+		   real *gradient)
+{
+	const NetworkTensor *t = &network->tensors[tensor];
+	real	   *g = gradient + t->offset + (size_t) row * t->columns;
+
+	for (int i = 0; i < t->columns; i++)
+		g[i] += x[i];
 }
 
 /* Adds the sum over n rows of a b' to a tensor's first columns. */
@@ -261,10 +308,13 @@ first_add(const NetworkShape *shape, Workspace *w, const real *delta,
 	w->terms++;
 }
 
-/* Adds the first layer's delta (of a single layer: dL/ds) to the halves'. */
+/*
+ * Adds the first layer's delta, each times its scale (NULL: 1), to the halves';
+ * of a single layer, dL/ds.
+ */
 static void
-add_to_halves(const Network *network, int n, const real *delta,
-			  const real *residual, real *half_gradient)
+add_to_halves(const Network *network, int n, const real *scale,
+			  const real *delta, const real *residual, real *half_gradient)
 {
 	const NetworkShape *shape = &network->shape;
 	int			first = kernel_stride(shape->global_width[1]);
@@ -272,7 +322,8 @@ add_to_halves(const Network *network, int n, const real *delta,
 
 	for (int i = 0; i < n; i++)
 		if (shape->global_layers > 1)
-			network->kernels->add_scaled(first, 1, delta + (size_t) i * first,
+			network->kernels->add_scaled(first, scale ? scale[i] : 1,
+										 delta + (size_t) i * first,
 										 half_gradient + (size_t) i * ld);
 		else
 			half_gradient[(size_t) i * ld] += residual[i];
@@ -349,7 +400,7 @@ query_gradient(const Network *network, Workspace *w, const Task *task, int k,
 	if (task->query_half_gradient)
 	{
 		take_factor(shape, e, w->factor);
-		add_to_halves(network, rows->n, pass->delta[1], pass->residual,
+		add_to_halves(network, rows->n, NULL, pass->delta[1], pass->residual,
 					  task->query_half_gradient);
 		add_to_factors(network, rows->n, pass->residual, w->factor,
 					   task->query_half_gradient);
@@ -438,24 +489,32 @@ support_tangent(const Network *network, Workspace *w, const Task *task, int k,
 	real	   *h_dot[NETWORK_MAX_LAYERS];
 	real	   *delta_dot[NETWORK_MAX_LAYERS];
 
-	/* beside what each is multiplied with: delta with h_dot, delta_dot with h */
+	/* beside what each is multiplied with */
 	for (int l = 1; l < G; l++)
 	{
 		int			width = kernel_stride(shape->global_width[l]);
 
-		h_dot[l] = w->pairs.h[l] + paired_row(w, k) * width;
-		delta_dot[l] = w->pairs.delta[l] + (paired_row(w, k) + w->n) * width;
+		h_dot[l] = w->slopes ? w->row_h_dot[l] :
+			w->pairs.h[l] + delta_beside_dot(w, k) * width;
+		delta_dot[l] = w->pairs.delta[l] + dot_beside_h(w, k) * width;
 	}
 
 	/* forwards: the first layer's tangent is the same for every row */
 	network_entity_half(network, e_dot, w->entity_dot);
-	if (G > 1)
+	if (G > 1 && !w->slopes)
 		kernels->tangent(shape->activation, rows->n, first, pass->u[1],
 						 pass->h[1], w->entity_dot, 0, h_dot[1]);
 	for (int l = 1; l < G - 1; l++)
 	{
 		const PackedLayer *layer = &network->hidden[l];
 
+		if (l == 1 && w->slopes)
+		{
+			kernels->masked_layer(rows->n, layer->in, layer->out_stride,
+								  pass->h[1], first, w->entity_dot,
+								  layer->forward, pass->h[2], NULL, h_dot[2]);
+			continue;
+		}
 		kernels->layer_tangent(shape->activation, rows->n, layer->in,
 							   layer->out_stride, h_dot[l], layer->in_stride,
 							   layer->forward, pass->u[l + 1], pass->h[l + 1],
@@ -495,7 +554,11 @@ support_tangent(const Network *network, Workspace *w, const Task *task, int k,
 											 w->residual_dot, network->last,
 											 pass->u[l], pass->h[l],
 											 pass->b[l], u_dot, ld_dot, NULL,
-											 delta_dot[l], w->sum);
+											 w->slopes ? NULL : delta_dot[l],
+											 w->sum);
+		else if (w->slopes)
+			kernels->sum_rows(rows->n, width, w->residual_dot, pass->delta[l],
+							  width, w->sum);
 		else
 		{
 			const PackedLayer *layer = &network->hidden[l];
@@ -526,11 +589,28 @@ support_tangent(const Network *network, Workspace *w, const Task *task, int k,
 			   shape->factor_size * sizeof(real));
 	}
 
+	/* the rows' h are not needed from here on */
+	for (int l = 1; l < G - 1 && w->slopes; l++)
+	{
+		int			width = kernel_stride(shape->global_width[l]);
+
+		kernels->mix_rows(rows->n, width, pass->residual,
+						  l > 1 ? h_dot[l] : w->entity_dot, l > 1 ? width : 0,
+						  w->residual_dot, pass->h[l]);
+		if (l == G - 2)
+			kernels->add_masked_products(rows->n, width,
+										 shape->global_width[G - 1],
+										 pass->h[l], width, pass->h[G - 1],
+										 kernel_stride(shape->global_width[G - 1]),
+										 network->last, w->products);
+	}
+
 	if (task->support_half_gradient)
 	{
 		take_factor(shape, e, w->factor);
-		add_to_halves(network, rows->n, delta_dot[1], w->residual_dot,
-					  task->support_half_gradient);
+		add_to_halves(network, rows->n, w->slopes ? w->residual_dot : NULL,
+					  w->slopes ? pass->delta[1] : delta_dot[1],
+					  w->residual_dot, task->support_half_gradient);
 		add_to_factors(network, rows->n, w->residual_dot, w->factor,
 					   task->support_half_gradient);
 		add_to_factors(network, rows->n, pass->residual,
@@ -700,27 +780,37 @@ add_direction(const Network *network, Workspace *w, real *gradient)
 	}
 }
 
-/* Adds what has waited in pairs: the prior's rows or not, and of these steps. */
+/*
+ * Adds what has waited in pairs: the prior's rows or not, and the steps' unless
+ * there are none.
+ */
 static void
-add_pairs(const Network *network, Workspace *w, bool prior, int steps,
+add_pairs(const Network *network, Workspace *w, bool prior, bool steps,
 		  real *gradient)
 {
 	const NetworkShape *shape = &network->shape;
-	size_t		from = prior ? 0 : paired_row(w, -1);
-	int			count = paired_row(w, steps) - from;
+	size_t		from = prior ? 0 : w->q;
+	int			G = shape->global_layers;
 
 	add_products(network, GLOBAL_WEIGHT(shape, 0),
 				 network_concatenated_size(shape), w->terms, w->first_delta,
 				 w->first_e, kernel_stride(network_embedding_size(shape)),
 				 gradient);
-	for (int l = 1; l < shape->global_layers - 1; l++)
+	for (int l = 1; l < G - 1; l++)
 	{
 		int			in = kernel_stride(shape->global_width[l]);
 		int			out = kernel_stride(shape->global_width[l + 1]);
+		bool		apart = w->slopes && l == G - 2;
+		int			count = (!steps || apart ? dot_beside_h(w, 0) :
+							 w->slopes ? dot_beside_h(w, w->steps) :
+							 delta_beside_dot(w, w->steps)) - from;
 
 		add_products(network, GLOBAL_WEIGHT(shape, l), shape->global_width[l],
 					 count, w->pairs.delta[l + 1] + from * out,
 					 w->pairs.h[l] + from * in, in, gradient);
+		for (int o = 0; apart && steps && o < shape->global_width[l + 1]; o++)
+			add_to_row(network, GLOBAL_WEIGHT(shape, l), o,
+					   w->products + (size_t) o * in, gradient);
 	}
 }
 
@@ -758,6 +848,10 @@ gradient_task(const Network *network, const OuterLoss *outer, Task *task,
 	if (loss.diverged_at)
 		return loss;
 	K = w.loop.steps;
+	if (w.slopes)
+		zero(w.products, (size_t)
+			 shape->global_width[shape->global_layers - 1] *
+			 kernel_stride(shape->global_width[shape->global_layers - 2]));
 
 	v = w.direction.embedding;
 	memset(v, 0, E * sizeof(real));
@@ -793,7 +887,7 @@ gradient_task(const Network *network, const OuterLoss *outer, Task *task,
 	if (shape->adapts == ADAPTS_EMBEDDING || outer->prior_loss > 0)
 		meta_gradient(network, &w, 0, v, task->x_gradient);
 	add_direction(network, &w, gradient);
-	add_pairs(network, &w, outer->prior_loss > 0, outer->order == 1 ? 0 : K,
+	add_pairs(network, &w, outer->prior_loss > 0, outer->order > 1 && K > 0,
 			  gradient);
 	return loss;
 }

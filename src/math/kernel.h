@@ -66,6 +66,9 @@ kernel_weight(int inner, int width, int k, int j)
 		(j - panel);
 }
 
+/* Rows from which on layer_back_sum is faster than layer_back. */
+#define KERNEL_SUM_ROWS 12
+
 /*
  * Below, n counts rows, `width` is a padded row length, u is what goes into
  * an activation and h = a(u) what comes out.  An ld is a distance between
@@ -98,10 +101,49 @@ typedef struct Kernels
 							   const real *w, const real *u, const real *h,
 							   real *b, real *delta_in, real *sum);
 
+	/*
+	 * The sum alone, where the activation is relu: faster from
+	 * KERNEL_SUM_ROWS rows on.  w are the layer's weights forwards, and
+	 * neither they nor width are padded, but sum is.
+	 */
+	void		(*layer_back_sum) (int n, int inner, int width,
+								   const real *delta, int ld, const real *w,
+								   const real *h, int ldh, real *sum);
+
+	/*
+	 * Where the activation is relu, and before a'(u) of the layer's input a
+	 * row is the same for all: c = scale a'(u) ((a'(u_in) row) W), scale being
+	 * a number per row or NULL.  That is h_dot after the first layer, and
+	 * before the last delta.  Faster than the product from KERNEL_SUM_ROWS
+	 * rows on.
+	 */
+	void		(*masked_layer) (int n, int inner, int width, const real *h_in,
+								 int ldh, const real *row, const real *w,
+								 const real *h, const real *scale, real *c);
+
+	/*
+	 * And C += (a'(u) row)' A, being the sum over rows of row(j) A_i where
+	 * h_i(j) > 0: width x inner.
+	 */
+	void		(*add_masked_products) (int n, int inner, int width,
+										const real *a, int lda,
+										const real *h, int ldh,
+										const real *row, real *c);
+
+	/* h = r A + s h where h > 0, r and s being a number per row */
+	void		(*mix_rows) (int n, int width, const real *r, const real *a,
+							 int lda, const real *s, real *h);
+
 	/* the first layer, whose products are known: u = A + row, h = a(u) */
 	void		(*first_layer) (Activation activation, int n, int width,
 								const real *a, int lda, const real *row,
 								real *u, real *h);
+
+	/* both at once: u = A W + bias + row, of which h has the same bits */
+	void		(*whole_first_layer) (Activation activation, int n, int inner,
+									  int width, const real *a, int lda,
+									  const real *w, const real *bias,
+									  const real *row, real *h);
 
 	/* the last: s = H last + F factor + bias + offset (NULL: none) */
 	void		(*last_layer) (int n, int width, const real *h,
@@ -109,13 +151,13 @@ typedef struct Kernels
 							   const real *f, int ldf, const real *factor,
 							   real bias, const real *offset, real *s);
 
-	/* s += A v; rows and v need no padding */
+	/* s += A v + bias; rows and v need no padding */
 	void		(*add_dots) (int n, int width, const real *a, int lda,
-							 const real *v, real *s);
+							 const real *v, real bias, real *s);
 
 	/*
 	 * The last layer backwards from r = dL/ds: b = r last, delta = b a'(u), and
-	 * sum its rows added up.  b may be NULL.
+	 * sum its rows added up.  b may be NULL, and of relu delta.
 	 */
 	void		(*last_layer_back) (Activation activation, int n, int width,
 									const real *r, const real *last,
@@ -143,7 +185,7 @@ typedef struct Kernels
 									   real *b_dot, real *delta_in_dot,
 									   real *sum);
 
-	/* The same of the last layer; b_dot may be NULL. */
+	/* The same of the last layer; b_dot, and of relu delta_dot, may be NULL. */
 	void		(*last_layer_back_tangent) (Activation activation, int n,
 											int width, const real *r_dot,
 											const real *last, const real *u,

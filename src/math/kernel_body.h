@@ -13,6 +13,7 @@
 
 #ifdef LIMAML_DOUBLE
 typedef int64_t lane_int;
+typedef uint64_t lane_bits;
 #define EXPONENT_SHIFT 52
 #define ROUNDING_MAGIC 0x1.8p52
 #define LN2_HIGH 0x1.62e42fefa38p-1
@@ -23,6 +24,7 @@ typedef int64_t lane_int;
 #define LOG1P_TERMS 16
 #else
 typedef int32_t lane_int;
+typedef uint32_t lane_bits;
 #define EXPONENT_SHIFT 23
 #define ROUNDING_MAGIC 0x1.8p23f
 #define LN2_HIGH 0x1.62e4p-1f
@@ -40,6 +42,7 @@ typedef int32_t lane_int;
 
 typedef real vector __attribute__((vector_size(KERNEL_BYTES)));
 typedef lane_int ivector __attribute__((vector_size(KERNEL_BYTES)));
+typedef lane_bits bits_vector __attribute__((vector_size(KERNEL_BYTES)));
 
 /* The same at any address: a caller's arrays need not be aligned. */
 typedef real loose_vector __attribute__((vector_size(KERNEL_BYTES),
@@ -120,15 +123,12 @@ total(vector v)
 #endif
 }
 
-/* The sums of four vectors, one after another in memory. */
-INLINE void
-store_totals(real *p, const vector *v)
+#ifndef LIMAML_DOUBLE
+typedef quarter loose_quarter __attribute__((aligned(4), may_alias));
+
+INLINE quarter
+four_totals(const vector *v)
 {
-#ifdef LIMAML_DOUBLE
-	for (int r = 0; r < 4; r++)
-		p[r] = total(v[r]);
-#else
-	typedef quarter loose_quarter __attribute__((aligned(4), may_alias));
 	quarter		a = narrow(v[0]);
 	quarter		b = narrow(v[1]);
 	quarter		c = narrow(v[2]);
@@ -138,8 +138,32 @@ store_totals(real *p, const vector *v)
 	quarter		cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) +
 		__builtin_shufflevector(c, d, 2, 6, 3, 7);
 
-	*(loose_quarter *) p = __builtin_shufflevector(ab, cd, 0, 1, 4, 5) +
+	return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) +
 		__builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+#endif
+
+/* The sums of four vectors, one after another in memory. */
+INLINE void
+store_totals(real *p, const vector *v)
+{
+#ifdef LIMAML_DOUBLE
+	for (int r = 0; r < 4; r++)
+		p[r] = total(v[r]);
+#else
+	*(loose_quarter *) p = four_totals(v);
+#endif
+}
+
+/* The same added to what is there, and a number. */
+INLINE void
+add_totals(real *p, const vector *v, real x)
+{
+#ifdef LIMAML_DOUBLE
+	for (int r = 0; r < 4; r++)
+		p[r] = p[r] + total(v[r]) + x;
+#else
+	*(loose_quarter *) p = *(loose_quarter *) p + four_totals(v) + x;
 #endif
 }
 
@@ -205,6 +229,7 @@ typedef struct Product
 	int			lda;
 	const real *w;
 	const real *bias;			/* or NULL */
+	const real *row;			/* RELU: added to the sums, or NULL */
 	real	   *c;				/* n x width */
 	real	   *u;				/* RELU */
 	const real *h;				/* RELU_BACK */
@@ -277,6 +302,8 @@ product_block(const Epilogue epilogue, const int rows, const int vectors,
 
 			if (epilogue == RELU)
 			{
+				if (p->row)
+					c += load(p->row + j + v * LANES);
 				if (p->u)
 					store(p->u + at, c);
 				c = relu_of(c);
@@ -375,6 +402,464 @@ sum_rows(int n, int width, const real *weight, const real *a, int lda,
 				total += load(a + (size_t) i * lda + j);
 		store(sum + j, total);
 	}
+}
+
+/*
+ * Sums under masks
+ *
+ * relu's slope is 0 or 1, and where the rows of a layer's delta_in are wanted
+ * only added up, that makes a product of sums of subsets:
+ *
+ *		sum_j = sum over o of w(j, o) g(j, o),	g(j, o) = sum of delta_i(o)
+ *											over the rows i where h_i(j) > 0.
+ *
+ * Four rows have sixteen subsets, whose sums are formed once and looked up for
+ * every j: one addition where the product takes four multiply-adds.
+ */
+
+/* Rows of a subset, and how many subsets they have. */
+#define SUBSET_ROWS 4
+#define SUBSETS (1 << SUBSET_ROWS)
+
+/* Rows whose masks fit a word, and columns whose words stay near. */
+#define MASK_ROWS 32
+#define MASK_COLUMNS 256
+
+/* Bit i of a column's word says whether row i is above zero there. */
+INLINE void
+mask_block(const int vectors, int rows, const real *h, int ldh,
+		   lane_bits *mask)
+{
+	bits_vector bit = (lane_bits) 1 - (bits_vector) {0};
+	bits_vector word[KERNEL_VECTORS];
+
+	for (int v = 0; v < vectors; v++)
+		word[v] = bit ^ bit;
+	for (int i = 0; i < rows; i++, bit += bit, h += ldh)
+		for (int v = 0; v < vectors; v++)
+			word[v] |= (bits_vector) (load(h + v * LANES) > splat(0)) & bit;
+	for (int v = 0; v < vectors; v++)
+		memcpy(mask + v * LANES, &word[v], sizeof(bits_vector));
+}
+
+INLINE void
+mask_columns(int rows, int columns, const real *h, int ldh, lane_bits *mask)
+{
+	int			j = 0;
+
+	for (; j + KERNEL_VECTORS * LANES <= columns; j += KERNEL_VECTORS * LANES)
+		mask_block(KERNEL_VECTORS, rows, h + j, ldh, mask + j);
+	for (; j < columns; j += LANES)
+		mask_block(1, rows, h + j, ldh, mask + j);
+}
+
+/* The sums of all subsets of four rows, `distance` vectors apart. */
+INLINE void
+subset_sums(const int distance, const vector *row, vector *table)
+{
+	vector		sum[SUBSETS] = {splat(0)};
+
+	for (int r = 0; r < SUBSET_ROWS; r++)
+		for (int s = 0; s < 1 << r; s++)
+			sum[(1 << r) + s] = sum[s] + row[r];
+	for (int s = 0; s < SUBSETS; s++)
+		table[s * distance] = sum[s];
+}
+
+/* What becomes of the sums of columns j ... over some rows. */
+typedef struct MaskedSums
+{
+	const real *w;				/* of the panel, from column j; or NULL */
+	vector	   *along;			/* + the products with w */
+	bool		first;			/* along is not set yet */
+	const real *scale;			/* or NULL; each column's own */
+	real	   *c;				/* + scale times the sums */
+} MaskedSums;
+
+INLINE void
+masked_block(const int columns, const int vectors, int rows,
+			 const vector (*table)[SUBSETS][KERNEL_VECTORS],
+			 const lane_bits *mask, int ld, const MaskedSums *to, int j)
+{
+	const uint64_t last = sizeof(*table) - sizeof((*table)[0]);
+	const char *subsets = (const char *) table;
+	vector		g[4][KERNEL_VECTORS];
+	uint64_t	at[4];
+
+	/* shifted so that each subset's bits are its distance in the table */
+	for (int c = 0; c < columns; c++)
+	{
+		at[c] = (uint64_t) mask[j + c] * sizeof((*table)[0]);
+		for (int v = 0; v < vectors; v++)
+			g[c][v] = splat(0);
+	}
+	for (; rows > 0; rows -= SUBSET_ROWS, subsets += sizeof(*table))
+		for (int c = 0; c < columns; c++)
+		{
+			const vector *subset = (const vector *)
+				(subsets + (at[c] & last));
+
+			at[c] /= SUBSETS;
+			for (int v = 0; v < vectors; v++)
+				g[c][v] += subset[v];
+		}
+	for (int c = 0; c < columns; c++)
+	{
+		size_t		from = (size_t) (j + c) * ld;
+
+		if (to->w)
+		{
+			vector		along = to->first ? splat(0) : to->along[j + c];
+
+			for (int v = 0; v < vectors; v++)
+				along += g[c][v] * load(to->w + from + v * LANES);
+			to->along[j + c] = along;
+		}
+		else
+			for (int v = 0; v < vectors; v++)
+			{
+				real	   *c_v = to->c + from + v * LANES;
+
+				store(c_v, load(c_v) + to->scale[j + c] * g[c][v]);
+			}
+	}
+}
+
+/* One panel, or a part of it: `vectors` of delta's columns. */
+INLINE void
+masked_panel(const int vectors, int rows, int columns, const real *a, int lda,
+			 const lane_bits *mask, int ld, const MaskedSums *to)
+{
+	vector		table[MASK_ROWS / SUBSET_ROWS][SUBSETS][KERNEL_VECTORS];
+	int			j = 0;
+
+	for (int i = 0; i < rows; i += SUBSET_ROWS)
+		for (int v = 0; v < vectors; v++)
+		{
+			vector		row[SUBSET_ROWS];
+
+			for (int r = 0; r < SUBSET_ROWS; r++)
+				row[r] = i + r < rows ?
+					load(a + (size_t) (i + r) * lda + v * LANES) : splat(0);
+			subset_sums(KERNEL_VECTORS, row, &table[i / SUBSET_ROWS][0][v]);
+		}
+	for (; j + 4 <= columns; j += 4)
+		masked_block(4, vectors, rows, table, mask, ld, to, j);
+	for (; j < columns; j++)
+		masked_block(1, vectors, rows, table, mask, ld, to, j);
+}
+
+/* At most MASK_COLUMNS columns, of all n rows. */
+INLINE void
+masked_columns(int n, int inner, int columns, const real *delta, int ld,
+			   const real *h, int ldh, MaskedSums *to, int width, int j)
+{
+	const real *w = to->w;
+	real	   *c = to->c;
+
+	for (int i = 0; i < n; i += MASK_ROWS)
+	{
+		int			rows = n - i < MASK_ROWS ? n - i : MASK_ROWS;
+		lane_bits	mask[MASK_COLUMNS];
+
+		mask_columns(rows, kernel_stride(columns), h + (size_t) i * ldh + j,
+					 ldh, mask);
+		for (int o = 0; o < inner;)
+		{
+			int			panel = kernel_panel(inner, o);
+			const real *a = delta + (size_t) i * ld + o;
+
+			to->first = i == 0 && o == 0;
+			if (w)
+				to->w = w + kernel_weight(width, inner, j, o);
+			else
+				to->c = c + (size_t) j * inner + o;
+			if (o % KERNEL_PANEL + KERNEL_VECTORS * LANES <= panel)
+			{
+				masked_panel(KERNEL_VECTORS, rows, columns, a, ld, mask,
+							 w ? panel : inner, to);
+				o += KERNEL_VECTORS * LANES;
+			}
+			else
+			{
+				masked_panel(1, rows, columns, a, ld, mask,
+							 w ? panel : inner, to);
+				o += LANES;
+			}
+		}
+	}
+}
+
+static void
+layer_back_sum(int n, int inner, int width, const real *delta, int ld,
+			   const real *w, const real *h, int ldh, real *sum)
+{
+	for (int j = 0; j < width; j += MASK_COLUMNS)
+	{
+		int			columns = width - j < MASK_COLUMNS ? width - j :
+			MASK_COLUMNS;
+		vector		along[MASK_COLUMNS];
+		MaskedSums	to = {.w = w, .along = along};
+		int			c = 0;
+
+		if (n == 0 || inner == 0)
+			memset(along, 0, columns * sizeof(vector));
+		masked_columns(n, inner, columns, delta, ld, h, ldh, &to, width, j);
+		for (; c + 4 <= columns; c += 4)
+			store_totals(sum + j + c, along + c);
+		for (; c < columns; c++)
+			sum[j + c] = total(along[c]);
+	}
+	for (int j = width; j < kernel_stride(width); j++)
+		sum[j] = 0;
+}
+
+static void
+add_masked_products(int n, int inner, int width, const real *delta, int ld,
+					const real *h, int ldh, const real *row, real *c)
+{
+	for (int j = 0; j < width; j += MASK_COLUMNS)
+	{
+		int			columns = width - j < MASK_COLUMNS ? width - j :
+			MASK_COLUMNS;
+		MaskedSums	to = {.scale = row + j, .c = c};
+
+		masked_columns(n, inner, columns, delta, ld, h, ldh, &to, width, j);
+	}
+}
+
+/*
+ * The other way: c_i = sum over j of w(j) row(j) where h_i(j) > 0.  Here
+ * subsets are of columns.  The four of a group are LANES apart, so that masks
+ * of LANES groups are one vector's; where so many columns are not left, half
+ * of LANES or a quarter.
+ */
+
+/* Columns whose subsets stay near, and rows that share them. */
+#define GROUP_COLUMNS 64
+#define GROUPS (GROUP_COLUMNS / SUBSET_ROWS)
+#define GROUP_ROWS 128
+
+/* Of a table as wide as this half of the first cache is filled at most. */
+#if KERNEL_BYTES == 64
+#define GROUP_VECTORS 1
+#else
+#define GROUP_VECTORS 2
+#endif
+
+/* Sums in registers at a time. */
+#define GROUP_SUMS (8 / GROUP_VECTORS)
+
+typedef vector GroupTable[SUBSETS][GROUP_VECTORS];
+
+/* Places in tables that eight bytes hold; groups are a multiple of these. */
+#define AT_A_TIME ((int) (sizeof(uint64_t) / sizeof(lane_int)))
+
+/*
+ * How far the columns of a group are apart where so many are left.  Rows are
+ * padded to four vectors of 16 bytes, or more of them.
+ */
+INLINE int
+group_distance(int columns)
+{
+	if (KERNEL_BYTES > 16 && columns <= LANES)
+		return LANES / 4;
+	if (KERNEL_BYTES > 16 && columns <= 2 * LANES)
+		return LANES / 2;
+	return LANES;
+}
+
+/*
+ * Where in each group's table the subsets of each row are, in bytes: of groups
+ * whose columns are so far apart.
+ */
+INLINE void
+subsets_apart(const int distance, int n, int columns, const real *h, int ldh,
+			  lane_int (*at)[GROUPS])
+{
+	const int	parts = LANES / distance;
+	ivector		lowest;
+
+	for (int l = 0; l < LANES; l++)
+		lowest[l] = (lane_int) (sizeof(GroupTable) / SUBSETS) <<
+			l / distance;
+	for (int i = 0; i < n; i++, h += ldh, at++)
+	{
+		ivector		bit = lowest;
+		ivector		word = {0};
+
+		for (int k = 0; k < columns; k += LANES, bit <<= parts)
+			word |= (load(h + k) > splat(0)) & bit;
+		if (parts == 1)
+			memcpy(at, &word, sizeof(word));
+		else
+			for (int l = 0; l < distance; l++)
+			{
+				(*at)[l] = word[l];
+				for (int d = distance; d < LANES; d += distance)
+					(*at)[l] += word[l + d];
+			}
+	}
+}
+
+INLINE void
+rows_subsets(int n, int columns, const real *h, int ldh,
+			 lane_int (*at)[GROUPS])
+{
+	for (int j = 0, g = 0; j < columns;)
+	{
+		int			most = columns - j < SUBSET_ROWS * LANES ? columns - j :
+			SUBSET_ROWS * LANES;
+		int			distance = group_distance(most);
+		lane_int	(*group)[GROUPS] = (lane_int (*)[GROUPS]) &at[0][g];
+
+		if (distance == LANES)
+			subsets_apart(LANES, n, most, h + j, ldh, group);
+#if KERNEL_BYTES > 16
+		else if (distance == LANES / 2)
+			subsets_apart(LANES / 2, n, most, h + j, ldh, group);
+		else
+			subsets_apart(LANES / 4, n, most, h + j, ldh, group);
+#endif
+		j += most;
+		g += distance;
+	}
+}
+
+/* What comes before the sums, and after them. */
+typedef struct MaskedRows
+{
+	bool		first;			/* nothing */
+	const real *h;				/* the mask of c, or NULL: more to come */
+	const real *scale;			/* or NULL */
+	real	   *c;
+	int			ld;				/* of h and c */
+} MaskedRows;
+
+INLINE void
+masked_rows(const int rows, int i, int groups, const GroupTable *table,
+			const lane_int (*at)[GROUPS], const MaskedRows *to)
+{
+	size_t		from = (size_t) i * to->ld;
+	vector		sum[GROUP_SUMS][GROUP_VECTORS];
+
+	for (int r = 0; r < rows; r++)
+		for (int v = 0; v < GROUP_VECTORS; v++)
+			sum[r][v] = to->first ? splat(0) :
+				load(to->c + from + (size_t) r * to->ld + v * LANES);
+	for (int g = 0; g < groups; g += AT_A_TIME, table += AT_A_TIME)
+		for (int r = 0; r < rows; r++)
+		{
+			uint64_t	two;
+
+			memcpy(&two, &at[i + r][g], sizeof(two));
+			for (int t = 0; t < AT_A_TIME; t++, two >>= 32)
+			{
+				const vector *subset = (const vector *)
+					((const char *) (table + t) + (uint32_t) two);
+
+				for (int v = 0; v < GROUP_VECTORS; v++)
+					sum[r][v] += subset[v];
+			}
+		}
+	for (int r = 0; r < rows; r++, from += to->ld)
+		for (int v = 0; v < GROUP_VECTORS; v++)
+		{
+			vector		c = sum[r][v];
+
+			if (to->h)
+			{
+				if (to->scale)
+					c *= to->scale[i + r];
+				c = where(load(to->h + from + v * LANES) > splat(0), c,
+						  splat(0));
+			}
+			store(to->c + from + v * LANES, c);
+		}
+}
+
+/* GROUP_VECTORS vectors of the columns of c. */
+INLINE void
+masked_layer_part(int n, int columns, const real *row, const real *w, int ld,
+				  const lane_int (*at)[GROUPS], const MaskedRows *to)
+{
+	GroupTable	table[GROUPS];
+	int			groups = 0;
+	int			i = 0;
+
+	for (int j = 0; j < columns; j += SUBSET_ROWS * LANES)
+	{
+		int			distance = group_distance(kernel_stride(columns) - j);
+
+		for (int l = 0; l < distance; l++, groups++)
+			for (int v = 0; v < GROUP_VECTORS; v++)
+			{
+				vector		term[SUBSET_ROWS];
+
+				for (int r = 0; r < SUBSET_ROWS; r++)
+				{
+					int			k = j + r * distance + l;
+
+					term[r] = k < columns ? row[k] *
+						load(w + (size_t) k * ld + v * LANES) : splat(0);
+				}
+				subset_sums(GROUP_VECTORS, term, &table[groups][0][v]);
+			}
+	}
+	for (; i + GROUP_SUMS <= n; i += GROUP_SUMS)
+		masked_rows(GROUP_SUMS, i, groups, table, at, to);
+	for (; i < n; i++)
+		masked_rows(1, i, groups, table, at, to);
+}
+
+static void
+masked_layer(int n, int inner, int width, const real *h_in, int ldh,
+			 const real *row, const real *w, const real *h, const real *scale,
+			 real *c)
+{
+	for (int i = 0; i < n; i += GROUP_ROWS)
+	{
+		int			rows = n - i < GROUP_ROWS ? n - i : GROUP_ROWS;
+
+		for (int j = 0; j < inner; j += GROUP_COLUMNS)
+		{
+			int			columns = inner - j < GROUP_COLUMNS ? inner - j :
+				GROUP_COLUMNS;
+			lane_int	at[GROUP_ROWS][GROUPS];
+
+			rows_subsets(rows, kernel_stride(columns),
+						 h_in + (size_t) i * ldh + j, ldh, at);
+			for (int o = 0; o < width; o += GROUP_VECTORS * LANES)
+			{
+				size_t		from = (size_t) i * width + o;
+				const MaskedRows to = {
+					.first = j == 0,
+					.h = j + columns == inner ? h + from : NULL,
+					.scale = scale ? scale + i : NULL,
+					.c = c + from,
+					.ld = width
+				};
+
+				masked_layer_part(rows, columns, row + j,
+								  w + kernel_weight(inner, width, j, o),
+								  kernel_panel(width, o), at, &to);
+			}
+		}
+	}
+}
+
+static void
+mix_rows(int n, int width, const real *r, const real *a, int lda,
+		 const real *s, real *h)
+{
+	for (int i = 0; i < n; i++, a += lda, h += width)
+		for (int j = 0; j < width; j += LANES)
+		{
+			vector		h_j = load(h + j);
+
+			store(h + j, where(h_j > splat(0), r[i] * load(a + j) + s[i] * h_j,
+							   splat(0)));
+		}
 }
 
 /*
@@ -715,6 +1200,25 @@ first_layer(Activation activation, int n, int width, const real *a, int lda,
 	BY_ACTIVATION(first_layer_loop, n, width, a, lda, row, u, h);
 }
 
+static void
+whole_first_layer(Activation activation, int n, int inner, int width,
+				  const real *a, int lda, const real *w, const real *bias,
+				  const real *row, real *h)
+{
+	Product		p = {
+		.inner = inner, .width = width, .a = a, .lda = lda, .w = w,
+		.bias = bias, .row = row, .c = h
+	};
+
+	if (activation == ACTIVATION_RELU)
+		product(RELU, n, &p);
+	else
+	{
+		product(STORE, n, &p);
+		first_layer(activation, n, width, h, width, row, NULL, h);
+	}
+}
+
 INLINE vector
 last_layer_row(int width, const real *h, const real *last, int factor_width,
 			   const real *f, const real *factor)
@@ -768,7 +1272,8 @@ dot_row(int width, const real *a, const real *v, vector v_rest, ivector mask,
 }
 
 static void
-add_dots(int n, int width, const real *a, int lda, const real *v, real *s)
+add_dots(int n, int width, const real *a, int lda, const real *v, real bias,
+		 real *s)
 {
 	int			rest = width % LANES;
 	vector		v_rest = load_some(rest, v + width - rest);
@@ -779,16 +1284,13 @@ add_dots(int n, int width, const real *a, int lda, const real *v, real *s)
 	for (; i + 4 <= n; i += 4)
 	{
 		vector		sum[4];
-		real		dots[4];
 
 		for (int r = 0; r < 4; r++, a += lda)
 			sum[r] = dot_row(width, a, v, v_rest, mask, end);
-		store_totals(dots, sum);
-		for (int r = 0; r < 4; r++)
-			s[i + r] += dots[r];
+		add_totals(s + i, sum, bias);
 	}
 	for (; i < n; i++, a += lda)
-		s[i] += total(dot_row(width, a, v, v_rest, mask, end));
+		s[i] = s[i] + total(dot_row(width, a, v, v_rest, mask, end)) + bias;
 }
 
 INLINE void
@@ -811,7 +1313,8 @@ last_layer_back_loop(const Activation activation, int n, int width,
 			if (b)
 				store(b + at, b_i);
 			b_i *= slope_of(activation, u_i, h_i);
-			store(delta + at, b_i);
+			if (delta)
+				store(delta + at, b_i);
 			total_j += b_i;
 		}
 		store(sum + j, total_j);
@@ -899,7 +1402,8 @@ last_layer_back_tangent_loop(const Activation activation, int n, int width,
 			if (activation != ACTIVATION_RELU)
 				b_dot_i += load(b + at) * curvature_of(activation, u_i, h_i) *
 					load(u_dot + (size_t) i * ld_dot + j);
-			store(delta_dot + at, b_dot_i);
+			if (delta_dot)
+				store(delta_dot + at, b_dot_i);
 			total_j += b_dot_i;
 		}
 		store(sum + j, total_j);
@@ -1046,7 +1550,12 @@ const Kernels KERNELS_OF(KERNEL_NAME) = {
 	.multiply = multiply,
 	.layer = layer,
 	.layer_back = layer_back,
+	.layer_back_sum = layer_back_sum,
+	.add_masked_products = add_masked_products,
+	.masked_layer = masked_layer,
+	.mix_rows = mix_rows,
 	.first_layer = first_layer,
+	.whole_first_layer = whole_first_layer,
 	.last_layer = last_layer,
 	.add_dots = add_dots,
 	.last_layer_back = last_layer_back,

@@ -425,7 +425,8 @@ network_entity(const Network *network, const real *embedding, real *entity)
 /*
  * The layers after the first, of which u[l] may be NULL, and the scores.
  * `half` is that of the rows, or its first part alone: their factor part is
- * `factor` numbers, padded.
+ * `factor` numbers, padded.  Where it is NULL the first layer is done, and there
+ * is no such part.
  */
 static void
 upper_layers(const Network *network, const real *entity, int n,
@@ -438,7 +439,7 @@ upper_layers(const Network *network, const real *entity, int n,
 	int			first = kernel_stride(shape->global_width[1]);
 	int			ld = first + factor;
 
-	if (G > 1)
+	if (G > 1 && half)
 		k->first_layer(shape->activation, n, first, half, ld, entity, u[1],
 					   h[1]);
 	for (int l = 1; l < G - 1; l++)
@@ -450,8 +451,8 @@ upper_layers(const Network *network, const real *entity, int n,
 				 h[l + 1]);
 	}
 	k->last_layer(n, G > 1 ? kernel_stride(shape->global_width[G - 1]) : 0,
-				  h[G - 1], network->last, factor, half + first, ld,
-				  entity + first, network->last_bias, offset, score);
+				  h[G - 1], network->last, factor, half ? half + first : NULL,
+				  ld, entity + first, network->last_bias, offset, score);
 
 	/* a single layer is linear, and its score the halves' only number */
 	if (G == 1)
@@ -484,21 +485,15 @@ network_score_size(const NetworkShape *shape, int n)
 		(network_half_size(shape) + 2 * widest_hidden(shape)) + KERNEL_PAD;
 }
 
-/* A tile of at most SCORE_ROWS candidates, whose factor part is this wide. */
+/* Where layers of a tile of n candidates lie, by turns. */
 static void
-score_halves(const Network *network, const real *entity, int n,
-			 const real *half, int factor, const real *offset, Arena *arena,
-			 real *score)
+score_take(const NetworkShape *shape, int n, Arena *arena, real **h)
 {
-	const NetworkShape *shape = &network->shape;
 	size_t		size = (size_t) n * widest_hidden(shape);
 	real	   *by_turns[] = {arena_take(arena, size), arena_take(arena, size)};
-	real	   *u[NETWORK_MAX_LAYERS] = {NULL};
-	real	   *h[NETWORK_MAX_LAYERS] = {NULL};
 
 	for (int l = 1; l < shape->global_layers; l++)
 		h[l] = by_turns[l % 2];
-	upper_layers(network, entity, n, half, factor, offset, u, h, score);
 }
 
 void
@@ -511,12 +506,16 @@ network_score_halves(const Network *network, const real *entity, int n,
 
 	for (int i = 0; i < n; i += SCORE_ROWS)
 	{
+		int			rows = score_tile(n - i);
 		Arena		arena = {memory, memory + size};
+		real	   *u[NETWORK_MAX_LAYERS] = {NULL};
+		real	   *h[NETWORK_MAX_LAYERS] = {NULL};
 
-		score_halves(network, entity, score_tile(n - i),
+		score_take(shape, rows, &arena, h);
+		upper_layers(network, entity, rows,
 					 half + (size_t) i * network_half_size(shape),
 					 kernel_stride(shape->factor_size),
-					 offset ? offset + i : NULL, &arena, score + i);
+					 offset ? offset + i : NULL, u, h, score + i);
 	}
 }
 
@@ -526,6 +525,7 @@ network_score(const Network *network, const real *entity, int n,
 			  real *score)
 {
 	const NetworkShape *shape = &network->shape;
+	const Kernels *k = network->kernels;
 	const PackedLayer *first = &network->first;
 	const real *of_z = entity + network_half_size(shape);
 	size_t		size = network_score_size(shape, n);
@@ -534,18 +534,26 @@ network_score(const Network *network, const real *entity, int n,
 	{
 		int			rows = score_tile(n - i);
 		Arena		arena = {memory, memory + size};
-		real	   *half = arena_take(&arena,
-									  (size_t) rows * first->out_stride);
+		real	   *u[NETWORK_MAX_LAYERS] = {NULL};
+		real	   *h[NETWORK_MAX_LAYERS] = {NULL};
+		real	   *half = NULL;
 
-		network->kernels->multiply(rows, first->in, first->out_stride, z, ldz,
-								   first->forward, first->bias, half);
-		score_halves(network, entity, rows, half, 0,
-					 offset ? offset + i : NULL, &arena, score + i);
-		if (shape->factor_size == 0)
-			continue;
-		network->kernels->add_dots(rows, first->in, z, ldz, of_z, score + i);
-		for (int r = 0; r < rows; r++)
-			score[i + r] += of_z[first->in];
+		score_take(shape, rows, &arena, h);
+		if (shape->global_layers > 1)
+			k->whole_first_layer(shape->activation, rows, first->in,
+								 first->out_stride, z, ldz, first->forward,
+								 first->bias, entity, h[1]);
+		else
+		{
+			half = arena_take(&arena, (size_t) rows * first->out_stride);
+			k->multiply(rows, first->in, first->out_stride, z, ldz,
+						first->forward, first->bias, half);
+		}
+		upper_layers(network, entity, rows, half, 0,
+					 offset ? offset + i : NULL, u, h, score + i);
+		if (shape->factor_size > 0)
+			k->add_dots(rows, first->in, z, ldz, of_z, of_z[first->in],
+						score + i);
 	}
 }
 
@@ -693,21 +701,46 @@ network_backward(const Network *network, const Rows *rows, GlobalPass *pass,
 	int			G = shape->global_layers;
 	int			first = kernel_stride(shape->global_width[1]);
 	int			factor = kernel_stride(shape->factor_size);
+	bool		masked = shape->activation == ACTIVATION_RELU &&
+		rows->n >= KERNEL_SUM_ROWS;
 
 	if (G > 1)
 		k->last_layer_back(shape->activation, rows->n,
 						   kernel_stride(shape->global_width[G - 1]),
 						   pass->residual, network->last, pass->u[G - 1],
-						   pass->h[G - 1], pass->b[G - 1], pass->delta[G - 1],
+						   pass->h[G - 1], pass->b[G - 1],
+						   pass->slopes ? NULL : pass->delta[G - 1],
 						   pass->sum[G - 1]);
 	for (int l = G - 2; l >= 1; l--)
 	{
 		const PackedLayer *layer = &network->hidden[l];
+		const real *weight = pass->slopes ? pass->residual : NULL;
 
-		k->layer_back(shape->activation, rows->n, layer->out,
-					  layer->in_stride, pass->delta[l + 1],
-					  layer->out_stride, layer->backward, pass->u[l],
-					  pass->h[l], pass->b[l], pass->delta[l], pass->sum[l]);
+		if (masked && pass->delta[l] == NULL)
+		{
+			k->layer_back_sum(rows->n, layer->out_stride, layer->in,
+							  pass->delta[l + 1], layer->out_stride,
+							  layer->forward, pass->h[l], layer->in_stride,
+							  pass->sum[l]);
+			continue;
+		}
+
+		/* where the layer above is the last, b is r W' (a'(u) last) */
+		if (masked && l == G - 2)
+			k->masked_layer(rows->n, layer->out, layer->in_stride,
+							pass->h[l + 1], layer->out_stride, network->last,
+							layer->backward, pass->h[l],
+							pass->slopes ? NULL : pass->residual,
+							pass->delta[l]);
+		else
+			k->layer_back(shape->activation, rows->n, layer->out,
+						  layer->in_stride, pass->delta[l + 1],
+						  layer->out_stride, layer->backward, pass->u[l],
+						  pass->h[l], pass->b[l], pass->delta[l],
+						  pass->sum[l]);
+		if (pass->slopes || (masked && l == G - 2))
+			k->sum_rows(rows->n, layer->in_stride, weight, pass->delta[l],
+						layer->in_stride, pass->sum[l]);
 	}
 
 	/* de_c = C_e' (sum of delta_1), de_f = sum of r f */

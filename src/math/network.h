@@ -255,12 +255,15 @@ typedef struct GlobalPass
 	real	   *u[NETWORK_MAX_LAYERS];	/* before the activation; gelu alone */
 	real	   *h[NETWORK_MAX_LAYERS];	/* after it */
 	real	   *b[NETWORK_MAX_LAYERS];	/* dL/dh; not of relu */
-	real	   *delta[NETWORK_MAX_LAYERS];	/* dL/du */
+	real	   *delta[NETWORK_MAX_LAYERS];	/* dL/du; of slopes ds/du of layers
+											 * 1 ... G - 2 */
 	real	   *sum[NETWORK_MAX_LAYERS];	/* the rows of delta added up */
 	real	   *score;			/* n logits s */
 	real	   *residual;		/* n: scale w dl/ds */
 	real	   *curvature;		/* n: scale w d2l/ds2; kept */
 	real		residuals;		/* their sum; kept, or G = 1 */
+	bool		slopes;			/* relu alone, and G > 2: delta is what the
+								 * residuals are not in yet */
 } GlobalPass;
 
 /* A region of numbers that is handed out from its start. */

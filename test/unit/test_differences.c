@@ -22,6 +22,9 @@
 /* Every so many-th problem is wide: several vectors of each kernel a row. */
 #define WIDE_EVERY 8
 
+/* And every so many-th has as many rows as the kernels of many rows want. */
+#define LONG_EVERY 2
+
 /* Differences along single numbers, beside the direction. */
 #define SINGLES 3
 
@@ -267,7 +270,8 @@ main(void)
 	for (int seed = 1; seed <= seeds; seed++)
 	{
 		static const ProblemLimits small = {3, 7, 6, 5};
-		static const ProblemLimits large = {2, 70, 20, 4};
+		static const ProblemLimits many = {3, 9, 60, 4};
+		static const ProblemLimits large = {2, 70, 40, 4};
 		bool		wide = seed % WIDE_EVERY == 0;
 		int			bad = adaptation.bad + objective.bad + exact.bad +
 			first_order.bad + paths.bad;
@@ -279,9 +283,11 @@ main(void)
 		double		expected;
 		Random		random;
 		Loaded		loaded;
+		Loaded		other;
 
 		random_seed_stream(&random, seed, 1);
-		problem_draw(&problem, wide ? &large : &small, seed);
+		problem_draw(&problem, wide ? &large :
+					 seed % LONG_EVERY == 0 ? &many : &small, seed);
 		calm(&problem);
 		gradient = allocate(problem.count * sizeof(double));
 		again = allocate(problem.count * sizeof(double));
@@ -301,16 +307,15 @@ main(void)
 				  VALUE_TOLERANCE * (1 + expected));
 			compare_gradient(&problem, order == 2 ? NULL : run, gradient, wide,
 							 &random, sum);
+			for (int p = 0; select_kernels(p); p++)
+			{
+				problem_load(&other, &problem);
+				loaded_gradient(&other, order, again, &loss);
+				compare_paths(&problem, gradient, again, &paths);
+				loaded_free(&other);
+			}
 		}
 		loaded_free(&loaded);
-
-		for (int p = 0; select_kernels(p); p++)
-		{
-			problem_load(&loaded, &problem);
-			loaded_gradient(&loaded, 1, again, &loss);
-			compare_paths(&problem, gradient, again, &paths);
-			loaded_free(&loaded);
-		}
 
 		if (adaptation.bad + objective.bad + exact.bad + first_order.bad +
 			paths.bad > bad)

@@ -660,6 +660,49 @@ test_layer(Activation activation, const char *name)
 		  "overrun", name, kernels->name);
 }
 
+/* The first layer in one: what its product and it give by turns. */
+static void
+test_whole_first_layer(Activation activation, const char *name)
+{
+	int			broken = 0;
+
+	for (int trial = 0; trial < 120; trial++)
+	{
+		int			n = draw(12);
+		int			inner = draw(40);
+		int			width = (1 + draw(5)) * KERNEL_PAD;
+		int			lda = draw_distance(inner);
+		size_t		count = (size_t) n * width;
+		Array		a = rows_of(n, inner, lda);
+		Array		w = array_of((size_t) inner * width, 1, draw(KERNEL_PAD));
+		Array		bias = array_of(width, 1, draw(KERNEL_PAD));
+		Array		row = array_of(width, 1, draw(KERNEL_PAD));
+		Array		half = array_of(count, 1, draw(KERNEL_PAD));
+		Array		h = array_of(count, 1, draw(KERNEL_PAD));
+		Array		whole = array_of(count, 1, draw(KERNEL_PAD));
+		const real *biased = draw(2) ? bias.numbers : NULL;
+
+		kernels->multiply(n, inner, width, a.numbers, lda, w.numbers, biased,
+						  half.numbers);
+		kernels->first_layer(activation, n, width, half.numbers, width,
+							 row.numbers, NULL, h.numbers);
+		kernels->whole_first_layer(activation, n, inner, width, a.numbers, lda,
+								   w.numbers, biased, row.numbers,
+								   whole.numbers);
+		broken += !same_bits(count, whole.numbers, h.numbers) +
+			!array_intact(&whole);
+		free(a.memory);
+		free(w.memory);
+		free(bias.memory);
+		free(row.memory);
+		free(half.memory);
+		free(h.memory);
+		free(whole.memory);
+	}
+	check(broken == 0, "first %s layer in one on %s: the bits of its parts",
+		  name, kernels->name);
+}
+
 static void
 test_layer_back(Activation activation, const char *name)
 {
@@ -742,6 +785,253 @@ test_layer_back(Activation activation, const char *name)
 		  "bound", name, kernels->name, worst);
 	check(broken == 0, "%s layer backwards on %s: a row's bits are its own, "
 		  "nothing is overrun", name, kernels->name);
+}
+
+/* As many rows and columns as make several words of masks. */
+static void
+test_layer_back_sum(void)
+{
+	double		worst = 0;
+	int			broken = 0;
+
+	for (int trial = 0; trial < 120; trial++)
+	{
+		int			n = draw(trial % 4 == 0 ? 80 : 12);
+		int			inner = draw(6) * KERNEL_PAD;
+		int			width = 1 + draw(trial % 8 == 0 ? 600 : 70);
+		int			stride = kernel_stride(width);
+		int			ld = draw_distance(inner);
+		int			ldh = stride + draw(5);
+		Array		delta = rows_of(n, inner, ld);
+		Array		w = array_of((size_t) width * inner, 1, draw(KERNEL_PAD));
+		Array		h = rows_of(n, stride, ldh);
+		Array		sum = array_of(stride, 1, draw(KERNEL_PAD));
+		Array		again = array_of(stride, 1, draw(KERNEL_PAD));
+
+		/* a NaN is not above zero, and zero is not either */
+		for (size_t i = 0; i < h.n; i++)
+			if (draw(10) == 0)
+				h.numbers[i] = draw(2) ? 0 : NAN;
+		kernels->layer_back_sum(n, inner, width, delta.numbers, ld, w.numbers,
+								h.numbers, ldh, sum.numbers);
+		for (int j = 0; j < width; j++)
+		{
+			long double total = 0;
+			long double size = 0;
+
+			for (int i = 0; i < n; i++)
+				for (int o = 0; o < inner; o++)
+				{
+					long double term = (long double)
+						delta.numbers[(size_t) i * ld + o] *
+						w.numbers[kernel_weight(width, inner, j, o)];
+
+					if (!(h.numbers[(size_t) i * ldh + j] > 0))
+						continue;
+					total += term;
+					size += fabsl(term);
+				}
+			add_error(&worst, sum.numbers[j], total, size, n + inner);
+		}
+		for (int j = width; j < stride; j++)
+			broken += sum.numbers[j] != 0;
+
+		/* whatever a row is that is above zero nowhere */
+		for (int i = 0; i < n; i++)
+			for (int j = 0; j < stride && i % 3 == 0; j++)
+				h.numbers[(size_t) i * ldh + j] = -1;
+		kernels->layer_back_sum(n, inner, width, delta.numbers, ld, w.numbers,
+								h.numbers, ldh, sum.numbers);
+		for (int i = 0; i < n && ld > 0; i += 3)
+			for (int o = 0; o < inner; o++)
+				delta.numbers[(size_t) i * ld + o] = draw(2) ? NAN : INFINITY;
+		kernels->layer_back_sum(n, inner, width, delta.numbers, ld, w.numbers,
+								h.numbers, ldh, again.numbers);
+		broken += !same_bits(stride, sum.numbers, again.numbers);
+		broken += !array_intact(&sum) + !array_intact(&again);
+		free(delta.memory);
+		free(w.memory);
+		free(h.memory);
+		free(sum.memory);
+		free(again.memory);
+	}
+	check(worst <= 1, "sums of a relu layer backwards on %s: %.2g of the "
+		  "rounding error's bound", kernels->name, worst);
+	check(broken == 0, "sums of a relu layer backwards on %s: only what is "
+		  "above zero counts, nothing is overrun", kernels->name);
+}
+
+/* What a mask lets through of a row. */
+static long double
+masked(const real *h, int j, const real *row)
+{
+	return h[j] > 0 ? row[j] : 0;
+}
+
+static void
+test_masked_layer(void)
+{
+	double		worst = 0;
+	int			broken = 0;
+
+	for (int trial = 0; trial < 160; trial++)
+	{
+		int			n = draw(trial % 8 == 0 ? 300 : 14);
+		int			inner = 1 + draw(trial % 8 == 1 ? 300 : 80);
+		int			width = (1 + draw(5)) * KERNEL_PAD;
+		int			stride = kernel_stride(inner);
+		int			ldh = draw_distance(stride);
+		size_t		count = (size_t) n * width;
+		Array		h_in = rows_of(n, stride, ldh);
+		Array		row = array_of(stride, 1, draw(KERNEL_PAD));
+		Array		w = array_of((size_t) inner * width, 1, draw(KERNEL_PAD));
+		Array		h = array_of(count, 1, draw(KERNEL_PAD));
+		Array		scale = array_of(n, 1, draw(KERNEL_PAD));
+		Array		c = array_of(count, 1, draw(KERNEL_PAD));
+		Array		alone = array_of(width, 1, draw(KERNEL_PAD));
+		const real *scaled = draw(2) ? scale.numbers : NULL;
+
+		kernels->masked_layer(n, inner, width, h_in.numbers, ldh, row.numbers,
+							  w.numbers, h.numbers, scaled, c.numbers);
+		for (int i = 0; i < n; i++)
+		{
+			const real *h_i = h_in.numbers + (size_t) i * ldh;
+			size_t		at = (size_t) i * width;
+			long double r = scaled ? scaled[i] : 1;
+
+			for (int j = 0; j < width; j++)
+			{
+				long double sum = 0;
+				long double size = 0;
+
+				for (int k = 0; k < inner && h.numbers[at + j] > 0; k++)
+				{
+					long double term = r * masked(h_i, k, row.numbers) *
+						w.numbers[kernel_weight(inner, width, k, j)];
+
+					sum += term;
+					size += fabsl(term);
+				}
+				add_error(&worst, c.numbers[at + j], sum, size, inner);
+			}
+			kernels->masked_layer(1, inner, width, h_i, ldh, row.numbers,
+								  w.numbers, h.numbers + at,
+								  scaled ? scaled + i : NULL, alone.numbers);
+			broken += !same_bits(width, alone.numbers, c.numbers + at);
+		}
+		broken += !array_intact(&c) + !array_intact(&alone);
+		free(h_in.memory);
+		free(row.memory);
+		free(w.memory);
+		free(h.memory);
+		free(scale.memory);
+		free(c.memory);
+		free(alone.memory);
+	}
+	check(worst <= 1, "masked layer on %s: %.2g of the rounding error's bound",
+		  kernels->name, worst);
+	check(broken == 0, "masked layer on %s: a row's bits are its own, nothing "
+		  "is overrun", kernels->name);
+}
+
+static void
+test_masked_products(void)
+{
+	double		worst = 0;
+	int			broken = 0;
+
+	for (int trial = 0; trial < 120; trial++)
+	{
+		int			n = draw(trial % 4 == 0 ? 80 : 12);
+		int			inner = draw(6) * KERNEL_PAD;
+		int			width = 1 + draw(trial % 8 == 0 ? 600 : 70);
+		int			stride = kernel_stride(width);
+		int			lda = draw_distance(inner);
+		int			ldh = stride + draw(5);
+		size_t		count = (size_t) width * inner;
+		Array		a = rows_of(n, inner, lda);
+		Array		h = rows_of(n, stride, ldh);
+		Array		row = array_of(width, 1, draw(KERNEL_PAD));
+		Array		c = array_of(count, 1, draw(KERNEL_PAD));
+		Array		before = array_of(count, 1, draw(KERNEL_PAD));
+
+		memcpy(before.numbers, c.numbers, count * sizeof(real));
+		kernels->add_masked_products(n, inner, width, a.numbers, lda,
+									 h.numbers, ldh, row.numbers, c.numbers);
+		for (int j = 0; j < width; j++)
+			for (int o = 0; o < inner; o++)
+			{
+				size_t		at = (size_t) j * inner + o;
+				long double sum = before.numbers[at];
+				long double size = fabsl(sum);
+
+				for (int i = 0; i < n; i++)
+				{
+					long double term =
+						masked(h.numbers + (size_t) i * ldh, j, row.numbers) *
+						a.numbers[(size_t) i * lda + o];
+
+					sum += term;
+					size += fabsl(term);
+				}
+				add_error(&worst, c.numbers[at], sum, size, n);
+			}
+		broken += !array_intact(&c);
+		free(a.memory);
+		free(h.memory);
+		free(row.memory);
+		free(c.memory);
+		free(before.memory);
+	}
+	check(worst <= 1 && broken == 0, "masked products on %s: %.2g of the "
+		  "rounding error's bound", kernels->name, worst);
+}
+
+static void
+test_mix_rows(void)
+{
+	double		worst = 0;
+	int			broken = 0;
+
+	for (int trial = 0; trial < 120; trial++)
+	{
+		int			n = draw(12);
+		int			width = draw(6) * KERNEL_PAD;
+		int			lda = draw_distance(width);
+		size_t		count = (size_t) n * width;
+		Array		r = array_of(n, 1, draw(KERNEL_PAD));
+		Array		s = array_of(n, 1, draw(KERNEL_PAD));
+		Array		a = rows_of(n, width, lda);
+		Array		h = array_of(count, 1, draw(KERNEL_PAD));
+		Array		before = array_of(count, 1, draw(KERNEL_PAD));
+
+		memcpy(before.numbers, h.numbers, count * sizeof(real));
+		kernels->mix_rows(n, width, r.numbers, a.numbers, lda, s.numbers,
+						  h.numbers);
+		for (int i = 0; i < n; i++)
+			for (int j = 0; j < width; j++)
+			{
+				size_t		at = (size_t) i * width + j;
+				long double x = (long double) r.numbers[i] *
+					a.numbers[(size_t) i * lda + j];
+				long double y = (long double) s.numbers[i] *
+					before.numbers[at];
+
+				if (before.numbers[at] > 0)
+					add_error(&worst, h.numbers[at], x + y,
+							  fabsl(x) + fabsl(y), 1);
+				else
+					broken += h.numbers[at] != 0;
+			}
+		broken += !array_intact(&h);
+		free(r.memory);
+		free(s.memory);
+		free(a.memory);
+		free(h.memory);
+		free(before.memory);
+	}
+	check(worst <= 1 && broken == 0, "mixed rows on %s: %.2g of the rounding "
+		  "error's bound", kernels->name, worst);
 }
 
 static void
@@ -1001,14 +1291,17 @@ test_add_dots(void)
 		Array		v = array_of(width, 1, draw(KERNEL_PAD));
 		Array		before = array_of(n, 1, draw(KERNEL_PAD));
 		Array		s = array_of(n, 1, draw(KERNEL_PAD));
+		real		bias = random_normal(&random_state);
 
 		memcpy(s.numbers, before.numbers, n * sizeof(real));
-		kernels->add_dots(n, width, a.numbers, lda, v.numbers, s.numbers);
+		kernels->add_dots(n, width, a.numbers, lda, v.numbers, bias,
+						  s.numbers);
 		for (int i = 0; i < n; i++)
 		{
 			const real *a_i = a.numbers + (size_t) i * lda;
-			long double sum = before.numbers[i];
-			long double size = fabsl(sum);
+			long double sum = (long double) before.numbers[i] + bias;
+			long double size = fabsl((long double) before.numbers[i]) +
+				fabsl((long double) bias);
 			real		alone = before.numbers[i];
 
 			for (int j = 0; j < width; j++)
@@ -1019,7 +1312,7 @@ test_add_dots(void)
 				size += fabsl(term);
 			}
 			add_error(&worst, s.numbers[i], sum, size, width);
-			kernels->add_dots(1, width, a_i, lda, v.numbers, &alone);
+			kernels->add_dots(1, width, a_i, lda, v.numbers, bias, &alone);
 			broken += !same_bits(1, &alone, s.numbers + i);
 		}
 		broken += !array_intact(&s);
@@ -1104,6 +1397,20 @@ test_last_layer_back(Activation activation, const char *name)
 										 sum_again.numbers);
 		broken += !same_bits(count, delta_dot.numbers, again.numbers) +
 			!same_bits(width, sum_dot.numbers, sum_again.numbers);
+
+		if (relu)
+		{
+			/* the sum alone */
+			kernels->last_layer_back(activation, n, width, r.numbers,
+									 last.numbers, NULL, h.numbers, NULL, NULL,
+									 sum_again.numbers);
+			broken += !same_bits(width, sum.numbers, sum_again.numbers);
+			kernels->last_layer_back_tangent(activation, n, width,
+											 r_dot.numbers, last.numbers, NULL,
+											 h.numbers, NULL, NULL, ld_dot,
+											 NULL, NULL, sum_again.numbers);
+			broken += !same_bits(width, sum_dot.numbers, sum_again.numbers);
+		}
 
 		for (int i = 0; i < n; i++)
 		{
@@ -1698,9 +2005,16 @@ main(void)
 		test_layer(ACTIVATION_TANH, "tanh");
 		test_layer(ACTIVATION_RELU, "relu");
 		test_layer(ACTIVATION_GELU, "gelu");
+		test_whole_first_layer(ACTIVATION_TANH, "tanh");
+		test_whole_first_layer(ACTIVATION_RELU, "relu");
+		test_whole_first_layer(ACTIVATION_GELU, "gelu");
 		test_layer_back(ACTIVATION_TANH, "tanh");
 		test_layer_back(ACTIVATION_RELU, "relu");
 		test_layer_back(ACTIVATION_GELU, "gelu");
+		test_layer_back_sum();
+		test_masked_layer();
+		test_masked_products();
+		test_mix_rows();
 		test_layer_tangents(ACTIVATION_TANH, "tanh");
 		test_layer_tangents(ACTIVATION_RELU, "relu");
 		test_layer_tangents(ACTIVATION_GELU, "gelu");

@@ -90,6 +90,20 @@ run_layer_back(const Layer *x)
 }
 
 static void
+run_layer_back_sum(const Layer *x)
+{
+	x->kernels->layer_back_sum(x->n, x->width, x->inner, x->h, x->width, x->w,
+							   x->a, x->inner, x->sum);
+}
+
+static void
+run_masked_layer(const Layer *x)
+{
+	x->kernels->masked_layer(x->n, x->inner, x->width, x->a, x->inner, x->sum,
+							 x->w, x->h, NULL, x->out);
+}
+
+static void
 run_layer_tangent(const Layer *x)
 {
 	x->kernels->layer_tangent(ACTIVATION_RELU, x->n, x->inner, x->width, x->a,
@@ -193,6 +207,12 @@ static const Kernel kernels[] = {
 	{"layer_back", run_layer_back,
 		.per_weight = 2, .per_inner = 1, .inner_rows = 2, .width_rows = 1,
 		.inner_once = 1, .weights = true},
+	{"layer_back_sum", run_layer_back_sum,
+		.per_weight = 2, .per_inner = 1, .inner_rows = 1, .width_rows = 1,
+		.inner_once = 1, .weights = true},
+	{"masked_layer", run_masked_layer,
+		.per_weight = 2, .inner_rows = 1, .width_rows = 2, .inner_once = 1,
+		.weights = true},
 	{"layer_tangent", run_layer_tangent,
 		.per_weight = 2, .inner_rows = 1, .width_rows = 2, .weights = true},
 	{"layer_back_tangent", run_layer_back_tangent,
