@@ -42,7 +42,7 @@ SELECT string_to_array(:'names', ', ') AS features,
 SELECT limaml_create_model(model, relation::regclass, '{member_id}', 'clicked', 'shown_at', :'features', options => :'options')
 FROM (VALUES ('sample', 'sample'), ('ctr', 'impressions')) m (model, relation);
 SELECT limaml_train('sample');
-SELECT limaml_import('ctr', limaml_export('sample')), limaml_import('ctr', limaml_export('sample'));
+SELECT limaml_import('ctr', limaml_export('sample'));
 SELECT limaml_deploy('ctr', 1);
 
 -- One whose network is a megabyte, for the first score in a session.
