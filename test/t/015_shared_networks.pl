@@ -45,7 +45,7 @@ my $memory = sub {
 
 	return (split /\n/, $node->safe_psql('postgres', qq{
 		SELECT limaml_score('$model', 1, 7);
-		SELECT sum(total_bytes) FROM pg_backend_memory_contexts WHERE name LIKE 'limaml network%' OR parent LIKE 'limaml network%'}))[1];
+		SELECT sum(total_bytes) FROM pg_backend_memory_contexts WHERE name LIKE 'limaml network%'}))[1];
 };
 my $is_shared = sub { $memory->($_[0]) < 50000 };
 cmp_ok($memory->('m1'), '>', 100000, 'a session has its own without shared memory');
