@@ -411,12 +411,14 @@ CREATE TABLE limaml.stored_job (
 	listed_at timestamptz,
 	entities bigint,
 	shares integer,
+	are_new boolean NOT NULL DEFAULT false,
 	newest_event bytea,
 	event_type oid,
 	error text
 );
 
 COMMENT ON COLUMN limaml.stored_job.entities IS 'to adapt: counted, or where there are shares and they run, about how many';
+COMMENT ON COLUMN limaml.stored_job.are_new IS 'none of the entities in shares had an embedding when the job began';
 COMMENT ON COLUMN limaml.stored_job.shares IS 'in how many shares all entities are, each of which is a batch; NULL where they are listed';
 
 CREATE INDEX ON limaml.stored_job (model_id, id);

@@ -196,6 +196,7 @@ OwnPlan(const char *sql, int count, const Oid *types, int options)
 	MemoryContext context = CurrentMemoryContext;
 	SPIPlanPtr	plan = PreparePlan(sql, count, types, options);
 
+	MemoryContextSwitchTo(context);
 	FreeWith(context, callback, plan);
 	return plan;
 }

@@ -30,6 +30,12 @@
  */
 #define PART_FRACTION 2
 
+/* Entities of a part, however much memory there is. */
+#define MOST_PART_ENTITIES (1 << 16)
+
+/* Tapes for the rows of a part's entities that did not fit. */
+#define REST_PARTS 16
+
 /* A pass over the relation: whose rows it takes, and where they go. */
 typedef struct Pass
 {
@@ -37,6 +43,7 @@ typedef struct Pass
 	Adapter    *adapter;
 	EntityShare share;
 	KeyParts	keys;
+	bool		key_is_varlena;
 	Size		memory;			/* that rows may take */
 	int			parts;
 	int			part_entities;	/* as many as there is memory for */
@@ -84,6 +91,13 @@ PassEntities(const Adapter *adapter)
 	return (int64) Min(rows, (double) PG_INT64_MAX / 2);
 }
 
+/* Entities of a part, for whose rows there is memory. */
+static int
+PartEntities(const Adapter *adapter, Size memory)
+{
+	return Min(AdapterPartEntities(adapter, memory), MOST_PART_ENTITIES);
+}
+
 /* Parts that a pass may have: each is written through some memory. */
 static int
 MostParts(Size memory)
@@ -95,7 +109,7 @@ int
 PassShares(const Adapter *adapter, int64 entities, int workers, Size memory)
 {
 	double		most = (double) MostParts(memory) *
-		AdapterPartEntities(adapter, memory);
+		PartEntities(adapter, memory);
 
 	return (int) Max(workers, Min(ceil(entities / most), PG_INT32_MAX));
 }
@@ -106,7 +120,7 @@ ShareHasKey(const EntityShare *share, const KeyParts *keys, Datum key)
 	int			number;
 	int			part;
 
-	KeyPart(keys, key, share->shares, 1, &number, &part);
+	KeyPart(keys, key, 0, share->shares, 1, &number, &part);
 	return number == share->number;
 }
 
@@ -167,19 +181,25 @@ ReceiveOfPass(TupleTableSlot *slot, DestReceiver *self)
 
 	if (isnull)
 		return true;
-	KeyPart(&pass->keys, key, pass->share.shares, pass->parts, &share, &part);
-	if (share != pass->share.number || !TakeColumns(pass, slot))
-		return true;
 
-	/* what is wrong with a row has nothing to do with the query */
-	error_context_stack = pass->error_context;
+	/* the hash may make a copy, too */
 	old = MemoryContextSwitchTo(pass->row_context);
-	AdapterReadRow(pass->adapter, pass->values, pass->isnull, &key, pass->row);
-	error_context_stack = inner;
-	RowTapeWrite(pass->tapes, part, key, pass->row);
+	if (pass->key_is_varlena)
+		key = PointerGetDatum(PG_DETOAST_DATUM_PACKED(key));
+	KeyPart(&pass->keys, key, 0, pass->share.shares, pass->parts, &share,
+			&part);
+	if (share == pass->share.number && TakeColumns(pass, slot))
+	{
+		/* what is wrong with a row has nothing to do with the query */
+		error_context_stack = pass->error_context;
+		AdapterReadRow(pass->adapter, pass->values, pass->isnull, &key,
+					   pass->row);
+		error_context_stack = inner;
+		RowTapeWrite(pass->tapes, part, key, pass->row);
+		pass->rows++;
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(pass->row_context);
-	pass->rows++;
 	return true;
 }
 
@@ -201,11 +221,13 @@ ReadPass(Pass *pass, bool read_only)
 
 	if (plan == NULL)
 		elog(ERROR, "could not prepare the query for all interactions");
+	MemoryContextSwitchTo(adapter->batch);
 	pass->tapes = RowTapesCreate(&adapter->form, pass->parts, pass->memory,
 								 key->typlen, key->typbyval);
 	if (SPI_execute_plan_extended(plan, &options) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the interactions");
 	SPI_freeplan(plan);
+	MemoryContextSwitchTo(adapter->batch);
 	RowTapesWritten(pass->tapes);
 	adapter->rows_read += pass->rows;
 }
@@ -234,14 +256,34 @@ SortEntities(const Source *source, PartEntity *entities, int count)
 	qsort_arg(entities, count, sizeof(PartEntity), CompareEntities, &order);
 }
 
+/* Lets a row wait again, with those that others of its part's entities have. */
+static void
+SpillAgain(Pass *pass, int round, Datum key, RowTapes **rest)
+{
+	const KeyColumn *column = &pass->adapter->source.key.columns[0];
+	MemoryContext old = CurrentMemoryContext;
+	int			share;
+	int			part;
+
+	if (*rest == NULL)
+	{
+		MemoryContextSwitchTo(pass->adapter->batch);
+		*rest = RowTapesCreate(&pass->adapter->form, REST_PARTS, 0,
+							   column->typlen, column->typbyval);
+		MemoryContextSwitchTo(old);
+	}
+	KeyPart(&pass->keys, key, round, 1, REST_PARTS, &share, &part);
+	RowTapeWrite(*rest, part, key, pass->row);
+}
+
 /*
- * Takes rows of a part back: of as many entities as there is memory for.
- * Rows of others go to a tape of their own, the only one of *rest.  Returns the
- * number of entities.
+ * Takes rows of a part back: of as many entities as there is memory for.  Those
+ * of others go to the tapes of *rest, if there are any.  Returns the number of
+ * entities.
  */
 static int
-TakePart(Pass *pass, RowTapes *from, int tape, PartEntity *entities,
-		 KeptRows **kept, RowTapes **rest)
+TakePart(Pass *pass, RowTapes *from, int tape, int round,
+		 PartEntity *entities, KeptRows **kept, RowTapes **rest)
 {
 	Adapter    *adapter = pass->adapter;
 	const KeyColumn *column = &adapter->source.key.columns[0];
@@ -272,70 +314,67 @@ TakePart(Pass *pass, RowTapes *from, int tape, PartEntity *entities,
 		if (place >= 0)
 			KeepRow(&adapter->form, &(*kept)[place], pass->row);
 		else
-		{
-			if (*rest == NULL)
-			{
-				MemoryContextSwitchTo(adapter->batch);
-				*rest = RowTapesCreate(&adapter->form, 1, 0, column->typlen,
-									   column->typbyval);
-				MemoryContextSwitchTo(pass->row_context);
-			}
-			RowTapeWrite(*rest, 0, key, pass->row);
-		}
+			SpillAgain(pass, round, key, rest);
 		MemoryContextReset(pass->row_context);
 	}
 	MemoryContextSwitchTo(old);
 	return count;
 }
 
-/* Adapts and hands over the entities of a part. */
+/* Who takes what a pass adapts. */
+typedef struct PassTaker
+{
+	bool		read_only;
+	AdaptedReceiver receive;
+	void	   *argument;
+} PassTaker;
+
+/*
+ * Adapts and hands over the entities of a part: those that fit, and then those
+ * of the parts that the others' rows are in.
+ */
 static void
-AdaptPassPart(Pass *pass, int part, bool read_only, AdaptedReceiver receive,
-			  void *argument)
+AdaptPassPart(Pass *pass, RowTapes *from, int part, int round,
+			  const PassTaker *taker)
 {
 	Adapter    *adapter = pass->adapter;
-	RowTapes   *from = pass->tapes;
-	int			tape = part;
+	PartEntity *entities;
+	KeptRows   *found;
+	KeptRows   *kept;
+	Datum	   *key;
+	RowTapes   *rest;
+	instr_time	lap;
+	int			count;
 
-	while (from)
+	check_stack_depth();
+	INSTR_TIME_SET_CURRENT(lap);
+	MemoryContextReset(pass->places_context);
+	MemoryContextSwitchTo(pass->places_context);
+	entities = palloc(sizeof(PartEntity) * pass->part_entities);
+	count = TakePart(pass, from, part, round + 1, entities, &found, &rest);
+	SortEntities(&adapter->source, entities, count);
+	kept = palloc(sizeof(KeptRows) * Max(count, 1));
+	key = palloc(sizeof(Datum) * Max(count, 1));
+	for (int i = 0; i < count; i++)
 	{
-		PartEntity *entities;
-		KeptRows   *found;
-		KeptRows   *kept;
-		Datum	   *key;
-		RowTapes   *rest;
-		instr_time	lap;
-		int			count;
-
-		INSTR_TIME_SET_CURRENT(lap);
-		MemoryContextReset(pass->places_context);
-		MemoryContextSwitchTo(pass->places_context);
-		entities = palloc(mul_size(sizeof(PartEntity), pass->part_entities));
-		count = TakePart(pass, from, tape, entities, &found, &rest);
-		SortEntities(&adapter->source, entities, count);
-		kept = palloc(mul_size(sizeof(KeptRows), Max(count, 1)));
-		key = palloc(mul_size(sizeof(Datum), Max(count, 1)));
-		for (int i = 0; i < count; i++)
-		{
-			key[i] = entities[i].key;
-			kept[i] = found[entities[i].place];
-		}
-		adapter->reading_seconds += Lap(&lap);
-		for (int first = 0; first < count; first += adapter->part_entities)
-		{
-			Datum	   *keys[1] = {key + first};
-
-			AdaptKeptEntities(adapter,
-							  Min(adapter->part_entities, count - first), keys,
-							  kept + first, read_only, receive, argument);
-		}
-		if (from != pass->tapes)
-			RowTapesClose(from);
-		from = rest;
-		tape = 0;
-		if (from)
-			RowTapesWritten(from);
+		key[i] = entities[i].key;
+		kept[i] = found[entities[i].place];
 	}
+	adapter->reading_seconds += Lap(&lap);
+	for (int first = 0; first < count; first += adapter->part_entities)
+	{
+		Datum	   *keys[1] = {key + first};
+
+		AdaptKeptEntities(adapter, Min(adapter->part_entities, count - first),
+						  keys, kept + first, taker->read_only,
+						  taker->receive, taker->argument);
+	}
+	if (rest == NULL)
+		return;
+	RowTapesWritten(rest);
+	for (int p = 0; p < REST_PARTS; p++)
+		AdaptPassPart(pass, rest, p, round + 1, taker);
+	RowTapesClose(rest);
 }
 
 void
@@ -359,6 +398,11 @@ AdaptShare(Adapter *adapter, const EntityShare *share, int64 entities,
 		.memory = memory,
 		.error_context = error_context_stack
 	};
+	PassTaker	taker = {
+		.read_only = read_only,
+		.receive = receive,
+		.argument = argument
+	};
 	instr_time	lap;
 
 	AdapterReadItems(adapter, read_only);
@@ -366,11 +410,12 @@ AdaptShare(Adapter *adapter, const EntityShare *share, int64 entities,
 	MemoryContextReset(adapter->batch);
 	MemoryContextReset(adapter->part);
 	MemoryContextSwitchTo(adapter->batch);
-	pass.part_entities = AdapterPartEntities(adapter, memory);
+	pass.part_entities = PartEntities(adapter, memory);
 	wanted = entities / share->shares /
 		Max(pass.part_entities / PART_FRACTION, 1) + 1;
 	pass.parts = (int) Min(wanted, MostParts(memory));
 	KeyPartsInit(&pass.keys, &adapter->source.key);
+	pass.key_is_varlena = adapter->source.key.columns[0].typlen == -1;
 	pass.row_context = AllocSetContextCreate(adapter->batch, "limaml row",
 											 ALLOCSET_DEFAULT_SIZES);
 	pass.kept_context = AllocSetContextCreate(adapter->batch,
@@ -386,7 +431,7 @@ AdaptShare(Adapter *adapter, const EntityShare *share, int64 entities,
 	ReadPass(&pass, read_only);
 	adapter->reading_seconds += Lap(&lap);
 	for (int p = 0; p < pass.parts; p++)
-		AdaptPassPart(&pass, p, read_only, receive, argument);
+		AdaptPassPart(&pass, pass.tapes, p, 0, &taker);
 	RowTapesClose(pass.tapes);
 	MemoryContextSwitchTo(caller);
 }

@@ -115,8 +115,8 @@ KeyPlaceAdd(KeyPlaces *places, Datum value, int place)
 	entry->place = place;
 }
 
-/* Any but 0, with which the hash would begin as that of a place does. */
-#define PARTS_SEED 1
+/* With 0 the hash would begin as that of a place does. */
+#define FIRST_SEED 1
 
 void
 KeyPartsInit(KeyParts *keys, const EntityKey *key)
@@ -126,12 +126,12 @@ KeyPartsInit(KeyParts *keys, const EntityKey *key)
 }
 
 void
-KeyPart(const KeyParts *keys, Datum value, int shares, int parts, int *share,
-		int *part)
+KeyPart(const KeyParts *keys, Datum value, int round, int shares, int parts,
+		int *share, int *part)
 {
 	uint64		hash = DatumGetUInt64(FunctionCall2Coll(keys->hash,
 														keys->collation, value,
-														Int64GetDatum(PARTS_SEED)));
+														Int64GetDatum(FIRST_SEED + round)));
 
 	/* each half as a fraction */
 	*share = (int) ((hash >> 32) * (uint64) shares >> 32);

@@ -46,8 +46,11 @@ typedef struct KeyParts
 
 extern void KeyPartsInit(KeyParts *keys, const EntityKey *key);
 
-/* Which of so many shares a key is in, and which of so many parts of it. */
-extern void KeyPart(const KeyParts *keys, Datum value, int shares, int parts,
-					int *share, int *part);
+/*
+ * Which of so many shares a key is in, and which of so many parts of it.  Every
+ * round parts those that were together in the one before.
+ */
+extern void KeyPart(const KeyParts *keys, Datum value, int round, int shares,
+					int parts, int *share, int *part);
 
 #endif							/* QUERY_KEY_PLACES_H */

@@ -156,6 +156,8 @@ RowTapeWrite(RowTapes *tapes, int tape, Datum entity, const KeptRow *row)
 {
 	Tape	   *to = &tapes->tape[tape];
 
+	Assert(tapes->typlen != -1 ||
+		   !VARATT_IS_EXTERNAL(DatumGetPointer(entity)));
 	Write(tapes, to, &entity, sizeof(Datum));
 	Write(tapes, to, Written(row), KeptRowSize(tapes->form) - FIRST_WRITTEN);
 	if (tapes->has_tail)

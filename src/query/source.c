@@ -20,6 +20,7 @@
 #include "catalog/pg_collation.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/value.h"
@@ -930,12 +931,28 @@ RowColumns(const Source *source, const SourceColumn **columns)
 static bool
 RowsAreStored(const Source *source)
 {
-	Oid			relation = source->model->interactions;
-	char		kind = get_rel_relkind(relation);
+	Oid			interactions = source->model->interactions;
+	char		kind = get_rel_relkind(interactions);
+	bool		stored = (kind == RELKIND_RELATION ||
+						  kind == RELKIND_PARTITIONED_TABLE ||
+						  kind == RELKIND_MATVIEW) &&
+		pg_class_aclcheck(interactions, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+	Relation	relation;
+	ListCell   *lc;
 
-	return (kind == RELKIND_RELATION || kind == RELKIND_PARTITIONED_TABLE ||
-			kind == RELKIND_MATVIEW) &&
-		pg_class_aclcheck(relation, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+	if (!stored)
+		return false;
+
+	/* a column may be computed for each row, from PostgreSQL 18 on */
+	relation = relation_open(interactions, AccessShareLock);
+	for (int a = 0; a < RelationGetNumberOfAttributes(relation); a++)
+		stored &= TupleDescAttr(RelationGetDescr(relation), a)->attgenerated != 'v';
+	relation_close(relation, AccessShareLock);
+
+	/* or another server may have the row */
+	foreach(lc, find_all_inheritors(interactions, AccessShareLock, NULL))
+		stored &= get_rel_relkind(lfirst_oid(lc)) != RELKIND_FOREIGN_TABLE;
+	return stored;
 }
 
 char *

@@ -166,6 +166,7 @@ HasEmbeddings(const Model *model, int version)
 									   EmbeddingsTable(model)),
 							  1, types, values, NULL, false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the embeddings");
+	SPI_freetuptable(SPI_tuptable);
 	return SPI_processed > 0;
 }
 

@@ -165,7 +165,7 @@ ReadJob(int64 id, Job *job, bool read_only)
 	AddInteger(&parameters, id);
 	ExecuteAsCatalog("SELECT model_id, kind, version, only_stale, options,"
 					 " background, workers, started_by, state, phase,"
-					 " started_at, entities, shares FROM limaml.stored_job"
+					 " started_at, entities, shares, are_new FROM limaml.stored_job"
 					 " WHERE id OPERATOR(pg_catalog.=) $1",
 					 &parameters, read_only, SPI_OK_SELECT);
 	MemoryContextSwitchTo(caller);
@@ -198,6 +198,7 @@ ReadJob(int64 id, Job *job, bool read_only)
 	job->shares = DatumGetInt32(ResultColumn(13, &isnull));
 	if (isnull)
 		job->shares = 0;
+	job->are_new = DatumGetBool(ResultColumn(14, &isnull));
 	SPI_freetuptable(SPI_tuptable);
 	return true;
 }
@@ -326,8 +327,8 @@ JobAddBatch(const Job *job, int batch, int64 entities, int keys, bytea **key)
 }
 
 void
-JobListed(const Job *job, int64 entities, int shares, bytea *newest_event,
-		  Oid event_type)
+JobListed(const Job *job, int64 entities, int shares, bool are_new,
+		  bytea *newest_event, Oid event_type)
 {
 	Parameters	parameters = {0};
 
@@ -337,8 +338,10 @@ JobListed(const Job *job, int64 entities, int shares, bytea *newest_event,
 				 newest_event == NULL);
 	AddParameter(&parameters, OIDOID, ObjectIdGetDatum(event_type), false);
 	AddParameter(&parameters, INT4OID, Int32GetDatum(shares), shares == 0);
+	AddBool(&parameters, are_new);
 	ExecuteAsCatalog("UPDATE limaml.stored_job SET phase = '" PHASE_ADAPTING "',"
-					 " entities = $2, newest_event = $3, event_type = $4, shares = $5,"
+					 " entities = $2, newest_event = $3, event_type = $4,"
+					 " shares = $5, are_new = $6,"
 					 " listed_at = pg_catalog.clock_timestamp()"
 					 " WHERE id OPERATOR(pg_catalog.=) $1",
 					 &parameters, false, SPI_OK_UPDATE);

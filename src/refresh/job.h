@@ -46,6 +46,7 @@ typedef struct Job
 	TimestampTz started_at;
 	int64		entities;		/* to adapt, once they are known */
 	int			shares;			/* that all entities are in, or 0: see below */
+	bool		are_new;		/* none of them had an embedding then */
 } Job;
 
 #define JOB_RUNNING "running"
@@ -119,7 +120,7 @@ extern void JobAddBatch(const Job *job, int batch, int64 entities, int keys,
 
 /* Ends the listing: of so many entities, or of about so many in shares. */
 extern void JobListed(const Job *job, int64 entities, int shares,
-					  bytea *newest_event, Oid event_type);
+					  bool are_new, bytea *newest_event, Oid event_type);
 
 /*
  * Claims a batch that nobody has, of those from `from` on (those before would

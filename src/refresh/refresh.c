@@ -177,10 +177,10 @@ JobStep(JobRun *run, bool (*step) (void *argument), void *argument)
 		return step(argument);
 	error = TryStep(step, argument, &result);
 	if (error && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
-		!run->stored_meanwhile)
+		run->stores_new)
 	{
 		/* somebody has stored what was to be new */
-		run->stored_meanwhile = true;
+		run->stores_new = false;
 		FreeErrorData(error);
 		error = TryStep(step, argument, &result);
 	}
@@ -416,7 +416,7 @@ NewestOfRows(const Refresh *refresh)
 	bool		isnull;
 
 	if (plan == NULL ||
-		SPI_execute_plan(plan, NULL, NULL, false, 1) != SPI_OK_SELECT)
+		SPI_execute_plan(plan, NULL, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the newest interaction");
 	datum = ResultColumn(1, &isnull);
 	MemoryContextSwitchTo(caller);
@@ -751,7 +751,9 @@ ListEntities(void *argument)
 		/* where nothing is stale, embeddings know all there is */
 		if (total == 0 && stale.list == LIST_DIFFERENT)
 			newest = NewestOfEmbeddings(refresh);
-		JobListed(job, total, shares, newest, source->event_time.type);
+		JobListed(job, total, shares,
+				  shares > 0 && !HasEmbeddings(refresh->model, job->version),
+				  newest, source->event_time.type);
 		LeaveRights(&scope);
 	}
 	MemoryContextSwitchTo(refresh->context);
@@ -759,7 +761,9 @@ ListEntities(void *argument)
 	{
 		job->entities = now.entities;
 		job->shares = now.shares;
+		job->are_new = now.are_new;
 	}
+	refresh->run->stores_new = job->are_new;
 	return true;
 }
 
@@ -827,6 +831,7 @@ Report(Refresh *refresh)
 	TimestampTz now = GetCurrentTimestamp();
 	double		seconds = (now - refresh->start) / 1e6;
 	int64		total = refresh->run->job.entities;
+	bool		guessed = refresh->run->job.shares > 0;
 
 	if (refresh->run->process)
 		pgstat_report_activity(STATE_RUNNING,
@@ -835,10 +840,16 @@ Report(Refresh *refresh)
 										refresh->model->name, refresh->done,
 										total));
 	if (now - refresh->reported < REPORT_SECONDS * USECS_PER_SEC ||
-		refresh->done == total || refresh->done == 0)
+		(refresh->done == total && !guessed) || refresh->done == 0)
 		return;
 	refresh->reported = now;
-	if (!refresh->run->process)
+	if (refresh->run->process)
+		return;
+	if (refresh->done >= total)
+		ereport(NOTICE,
+				(errmsg("adapted " INT64_FORMAT " entities, %.0f per second, more than were expected",
+						refresh->done, refresh->done / seconds)));
+	else
 		ereport(NOTICE,
 				(errmsg("adapted " INT64_FORMAT " of " INT64_FORMAT " entities, %.0f per second, about %.0f s left",
 						refresh->done, total, refresh->done / seconds,
@@ -932,6 +943,9 @@ ForShareOfKeys(BatchRun *run, const EntityShare *share, const char *sql,
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(run->version ? run->version->number : 0)};
 	Datum	   *key = palloc(sizeof(Datum) * MOST_ENTITIES);
+	MemoryContext some = AllocSetContextCreate(refresh->batch,
+											   "limaml keys of a share",
+											   ALLOCSET_DEFAULT_SIZES);
 	KeyParts	parts;
 	Portal		portal;
 
@@ -944,15 +958,21 @@ ForShareOfKeys(BatchRun *run, const EntityShare *share, const char *sql,
 		int			count = 0;
 
 		SPI_cursor_fetch(portal, true, MOST_ENTITIES);
-		if (SPI_processed == 0)
-			break;
 		table = SPI_tuptable;
+		if (SPI_processed == 0)
+		{
+			SPI_freetuptable(table);
+			break;
+		}
 		if (TupleDescAttr(table->tupdesc, 0)->atttypid !=
 			columns->columns[0].type)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
 					 errmsg("key column \"%s\" of model \"%s\" is of another type in the interactions than in the embeddings",
 							columns->columns[0].name, refresh->model->name)));
+
+		/* a hash may make copies, and so may the receiver */
+		MemoryContextSwitchTo(some);
 		for (uint64 r = 0; r < SPI_processed; r++)
 		{
 			bool		isnull;
@@ -964,9 +984,12 @@ ForShareOfKeys(BatchRun *run, const EntityShare *share, const char *sql,
 		}
 		if (count > 0)
 			receive(run, count, &key);
+		MemoryContextSwitchTo(refresh->batch);
+		MemoryContextReset(some);
 		SPI_freetuptable(table);
 	} while (true);
 	SPI_cursor_close(portal);
+	MemoryContextDelete(some);
 	pfree(key);
 }
 
@@ -990,7 +1013,6 @@ AdaptWithoutRows(BatchRun *run, int count, Datum **key)
 						  Min(PART_ENTITIES, count - first), some, none, true,
 						  ReceiveAdapted, run);
 	}
-	pfree(none);
 }
 
 /*
@@ -1004,12 +1026,10 @@ RefreshShare(BatchRun *run, const EntityShare *share)
 	Adapter    *adapter = &run->version->adapter;
 	const Model *model = refresh->model;
 
-	run->are_new = !refresh->run->stored_meanwhile &&
-		!HasEmbeddings(model, run->version->number);
 	AdaptShare(adapter, share, refresh->run->job.entities,
 			   MemoryOfRows() / refresh->versions, true, ReceiveAdapted, run);
 	MemoryContextSwitchTo(refresh->batch);
-	if (run->are_new)
+	if (refresh->run->job.are_new)
 		return;
 	ForShareOfKeys(run, share,
 				   psprintf("SELECT e.%s FROM %s AS e WHERE e.version OPERATOR(pg_catalog.=) $1"
@@ -1046,6 +1066,7 @@ RunBatch(void *argument)
 		return false;
 	refresh->from = batch;
 	refresh->done = refresh->done_before;
+	run.are_new = refresh->run->stores_new;
 	MemoryContextSwitchTo(refresh->batch);
 	share = (EntityShare) {.number = batch, .shares = job->shares};
 	if (job->shares == 0)

@@ -22,7 +22,8 @@ typedef struct JobRun
 	int			worker;			/* which of the job's */
 	bool		atomic;			/* all within a transaction of the caller's */
 	bool		process;		/* a background worker of our own */
-	bool		stored_meanwhile;	/* an embedding that was to be new */
+	bool		stores_new;		/* embeddings that are to be new; if one is not,
+								 * the step is done again without */
 } JobRun;
 
 /*

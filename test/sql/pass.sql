@@ -56,10 +56,19 @@ CALL limaml_refresh('shown', 1);
 TABLE jobs;
 CALL limaml_refresh('shown', 2);
 
--- All again
+-- All again; and where the planner knows too few, and there is little memory: a part has more entities than fit
 CALL limaml_refresh('shown', 1, false);
 TABLE jobs;
 SELECT * FROM differing(1, 2);
+ALTER TABLE shown ALTER COLUMN member_id SET (n_distinct = 9000);
+ANALYZE shown;
+SET limaml.work_mem = '1MB';
+CALL limaml_refresh('shown', 1, false);
+RESET limaml.work_mem;
+TABLE jobs;
+SELECT * FROM differing(1, 2);
+ALTER TABLE shown ALTER COLUMN member_id RESET (n_distinct);
+ANALYZE shown;
 
 -- Nobody has told the planner how many they are
 CREATE TABLE copied AS SELECT * FROM shown;
@@ -100,6 +109,25 @@ RESET ROLE;
 SELECT count(*) AS entities, count(*) FILTER (WHERE limaml_adapt('rated', member_id) IS DISTINCT FROM embedding) AS differ FROM rated_embedding WHERE member_id % 500 = 0;
 SELECT count(*) FROM rated_embedding;
 
+-- Keys that a view makes anew for each row, and that are not in one piece
+CREATE DOMAIN pair AS integer[];
+CREATE FUNCTION as_pair(m integer) RETURNS pair LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+	p pass_test.pair := ARRAY[m, 0];
+BEGIN
+	p[3] := 7;
+	RETURN p;
+END $$;
+CREATE VIEW paired AS SELECT as_pair(member_id) AS pair, clicked, at, price FROM shown WHERE member_id < 12000 AND at IS NOT NULL;
+CREATE VIEW few_pairs AS SELECT * FROM paired LIMIT 100;
+SELECT limaml_create_model(model, relation::regclass, '{pair}', 'clicked', 'at', '{price}', options => '{"embedding_size": 8, "meta_hidden": [8], "global_hidden": [8], "epochs": 1}')
+FROM (VALUES ('few_pairs', 'few_pairs'), ('paired', 'paired')) v (model, relation);
+SELECT version FROM limaml_train('few_pairs');
+SELECT limaml_import('paired', limaml_export('few_pairs'));
+CALL limaml_refresh('paired');
+SELECT j.state, j.entities, s.shares FROM limaml.job j JOIN limaml.stored_job s ON s.id = j.job WHERE j.model = 'paired';
+SELECT count(*) FILTER (WHERE limaml_adapt('paired', pair) IS DISTINCT FROM embedding) AS differ, count(*) AS compared FROM paired_embedding WHERE pair[1] % 500 = 0;
+
 -- Changes: the keys of all that a pass adapts are taken, and no other
 SELECT create_model('changed', 'shown', '{"staleness": "changes"}'), limaml_import('changed', limaml_export('few'));
 CALL limaml_refresh('changed');
@@ -133,6 +161,6 @@ SELECT count(*), sum(interactions), count(DISTINCT embedding) > 10 AS different 
 SELECT count(*) FILTER (WHERE limaml_adapt('likes', who) IS DISTINCT FROM embedding) AS differ, count(*) AS compared FROM likes_embedding WHERE who % 1000 < 1;
 
 SET client_min_messages = error;
-SELECT limaml_drop_model(model) FROM unnest('{few,shown,copied,rated,changed,likes}'::text[]) model;
+SELECT limaml_drop_model(model) FROM unnest('{few,shown,copied,rated,few_pairs,paired,changed,likes}'::text[]) model;
 DROP SCHEMA pass_test CASCADE;
 DROP ROLE limaml_pass_owner;
