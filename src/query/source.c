@@ -582,6 +582,15 @@ AppendUsable(StringInfo sql, const Source *source)
 						 quote_identifier(source->event_time.name));
 }
 
+/* "AND every key column of an alias is there" */
+static void
+AppendKeyThere(StringInfo sql, const Source *source, const char *alias)
+{
+	for (int k = 0; k < source->key.count; k++)
+		appendStringInfo(sql, " AND %s.%s IS NOT NULL", alias,
+						 quote_identifier(source->key.columns[k].name));
+}
+
 /* The key's columns in alias k: as given in arrays. */
 static void
 AppendGivenKeys(StringInfo sql, const Source *source)
@@ -664,9 +673,7 @@ AppendTestedBranch(StringInfo sql, const Source *source,
 					 is_tested && tested->relation ? tested->relation :
 					 source->interactions);
 	AppendUsable(sql, source);
-	for (int k = 0; k < source->key.count; k++)
-		appendStringInfo(sql, " AND i.%s IS NOT NULL",
-						 quote_identifier(source->key.columns[k].name));
+	AppendKeyThere(sql, source, "i");
 	if (is_tested && tested->relation)
 		appendStringInfo(sql, " AND i.%s IS NOT NULL",
 						 quote_identifier(source->event_time.name));
@@ -787,9 +794,7 @@ SourceRowsQuery(const Source *source, const SourceTested *tested)
 	{
 		appendStringInfoString(&sql, " WHERE ");
 		AppendUsable(&sql, source);
-		for (int k = 0; k < source->key.count; k++)
-			appendStringInfo(&sql, " AND i.%s IS NOT NULL",
-							 quote_identifier(source->key.columns[k].name));
+		AppendKeyThere(&sql, source, "i");
 	}
 	appendStringInfoString(&sql, " ORDER BY ");
 	AppendKey(&sql, source, "i");
@@ -852,9 +857,7 @@ SourceSkippedQuery(const Source *source)
 	appendStringInfo(&sql, "SELECT pg_catalog.count(*) FROM %s AS i WHERE NOT (",
 					 source->interactions);
 	AppendUsable(&sql, source);
-	for (int k = 0; k < source->key.count; k++)
-		appendStringInfo(&sql, " AND i.%s IS NOT NULL",
-						 quote_identifier(source->key.columns[k].name));
+	AppendKeyThere(&sql, source, "i");
 	appendStringInfoChar(&sql, ')');
 	return sql.data;
 }
@@ -1097,15 +1100,6 @@ SourceItemsQuery(const Source *source)
 	appendStringInfo(&sql, " FROM %s AS i WHERE i.%s IS NOT NULL",
 					 source->items_name, key);
 	return sql.data;
-}
-
-/* "AND every key column of an alias is there" */
-static void
-AppendKeyThere(StringInfo sql, const Source *source, const char *alias)
-{
-	for (int k = 0; k < source->key.count; k++)
-		appendStringInfo(sql, " AND %s.%s IS NOT NULL", alias,
-						 quote_identifier(source->key.columns[k].name));
 }
 
 /* Entities by their rows, those of $2 and later or all: key, count, newest. */
