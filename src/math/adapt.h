@@ -14,16 +14,21 @@
  * and the adapted weights are never formed: k pairs of short vectors are all
  * that an entity has of its own.
  *
- * One entity at a time: its bits do not depend on any other.
+ * Some entities adapt side by side, so that a product of the meta block meets
+ * a block of rows, one an entity; its weights are read once for all of them.
+ * An entity's bits do not depend on the others.
  */
 #ifndef MATH_ADAPT_H
 #define MATH_ADAPT_H
 
 #include "network.h"
 
+/* Entities that may adapt side by side: a multiple of all blocks' rows. */
+#define ADAPT_TOGETHER 12
+
 /*
- * One entity's meta block at one step.  A layer's h and delta of all steps
- * follow one another, kernel_stride(its width) apart: pairs for the kernels.
+ * The meta block at one step: a row per entity.  A layer's h and delta of all
+ * steps follow one another: pairs for the kernels.
  */
 typedef struct MetaPass
 {
@@ -33,39 +38,57 @@ typedef struct MetaPass
 	real	   *delta[NETWORK_MAX_LAYERS + 1];	/* dL_S/du of layers 1 ... L */
 } MetaPass;
 
-/* An inner loop: where it has been, step by step. */
-typedef struct InnerLoop
+/* One entity of an inner loop, and where it has been. */
+typedef struct LoopEntity
 {
-	MetaPass	meta[NETWORK_MAX_STEPS + 1];
-	GlobalPass	global[NETWORK_MAX_STEPS];	/* all the same one, or all kept;
-											 * the first serves the last loss,
-											 * too */
+	const real *x;				/* dx numbers */
+	const Rows *rows;
 	int			steps;			/* K, or 0 where the rows have no weight */
 	real		weight;			/* the rows' weight in all */
 	real		scale;			/* c of the support loss */
 	real		loss[NETWORK_MAX_STEPS + 1];	/* L_S at phi_k */
 	int			rises;			/* steps after which L_S was larger */
+	double		at_zero;		/* what knowing nothing costs */
 	real		along;			/* x . x + 1 */
+	int			diverged_at;	/* 0, or the step after which it had */
+} LoopEntity;
+
+/* An inner loop, step by step. */
+typedef struct InnerLoop
+{
+	int			count;			/* entities, at most ADAPT_TOGETHER */
+	LoopEntity	entity[ADAPT_TOGETHER];
+	MetaPass	meta[NETWORK_MAX_STEPS + 1];
+	GlobalPass	global[NETWORK_MAX_STEPS];	/* all the same one, or of one
+											 * entity all kept; the first
+											 * serves the last loss, too */
+
+	/* a row per entity, of the embeddings' halves and their gradients */
+	real	   *first;
+	real	   *factor;
 	real	   *scratch;
 } InnerLoop;
 
-/* Memory of an inner loop, in numbers; its global passes are the caller's. */
-extern size_t inner_loop_size(const NetworkShape *shape);
-extern void inner_loop_take(InnerLoop *loop, const NetworkShape *shape,
-							Arena *arena);
-
 /*
- * Runs the loop from x (dx numbers).  loss[0 ... K - 1] are filled in, and
- * where last_loss asks for one more pass loss[K].  Returns 0, or the step after
- * which the loop had diverged: an embedding or a loss that is not finite, or a
- * loss a hundred times the larger of what it was and what knowing nothing costs.
+ * Memory of an inner loop of so many entities, in numbers; its global passes
+ * are the caller's.
  */
-extern int	inner_loop_run(const Network *network, const real *x,
-						   const Rows *rows, bool last_loss, InnerLoop *loop);
+extern size_t inner_loop_size(const NetworkShape *shape, int count);
+extern void inner_loop_take(InnerLoop *loop, const NetworkShape *shape,
+							int count, Arena *arena);
 
 /*
- * u of layer l (2 ... L) after k steps, for any input h of that layer whose
- * bias input is 1, or 0 for a tangent.
+ * Runs the loop for its entities, of which x and rows are set.  loss[0 ... K -
+ * 1] are filled in, and where last_loss asks for one more pass loss[K].  An
+ * entity has diverged when its embedding or its loss is not finite, or its loss
+ * a hundred times the larger of what it was and what knowing nothing costs.
+ */
+extern void inner_loop_run(const Network *network, bool last_loss,
+						   InnerLoop *loop);
+
+/*
+ * u of layer l (2 ... L) after k steps, for any inputs h of that layer, a row
+ * per entity, whose bias input is 1, or 0 for a tangent.
  */
 extern void inner_loop_layer(const Network *network, const InnerLoop *loop,
 							 int k, int l, const real *h, bool tangent,
@@ -86,13 +109,19 @@ typedef struct Adaptation
 	int			diverged_at;	/* 0, or the step: the embedding is no good */
 } Adaptation;
 
-/* Numbers of memory for adapting with at most n support rows. */
-extern size_t adapt_size(const NetworkShape *shape, int n);
+/* Numbers of memory for adapting so many entities, of n support rows each. */
+extern size_t adapt_size(const NetworkShape *shape, int count, int n);
 
 /*
- * Adapts one entity: x (dx numbers) and its support rows, oldest first, to its
- * embedding (E numbers).
+ * Adapts `count` entities (at most ADAPT_TOGETHER): each one's x (dx numbers)
+ * and support rows, oldest first, to its embedding (E numbers).
  */
+extern void adapt_together(const Network *network, int count,
+						   const real *const *x, const Rows *support,
+						   real *memory, real *const *embedding,
+						   Adaptation *result);
+
+/* The same of one. */
 extern Adaptation adapt(const Network *network, const real *x,
 						const Rows *support, real *memory, real *embedding);
 

@@ -184,9 +184,9 @@ workspace_take(Workspace *w, const NetworkShape *shape, int n, int q,
 		TAKE(w->pairs.delta[l], numbers);
 		TAKE(w->pairs.h[l], numbers);
 	}
-	size += inner_loop_size(shape);
+	size += inner_loop_size(shape, 1);
 	if (arena)
-		inner_loop_take(&w->loop, shape, arena);
+		inner_loop_take(&w->loop, shape, 1, arena);
 	size += paired_pass_take(w, &w->prior, shape, q, 0, 0, arena);
 	size += paired_pass_take(w, &w->query, shape, q, q, q, arena);
 	for (int k = 0; k < shape->steps; k++)
@@ -843,11 +843,13 @@ gradient_task(const Network *network, const OuterLoss *outer, Task *task,
 	zero(task->support_offset_gradient, task->support.n);
 	zero(task->query_offset_gradient, task->query.n);
 
-	loss.diverged_at = inner_loop_run(network, task->x, &task->support, false,
-									  &w.loop);
+	w.loop.entity[0].x = task->x;
+	w.loop.entity[0].rows = &task->support;
+	inner_loop_run(network, false, &w.loop);
+	loss.diverged_at = w.loop.entity[0].diverged_at;
 	if (loss.diverged_at)
 		return loss;
-	K = w.loop.steps;
+	K = w.loop.entity[0].steps;
 	if (w.slopes)
 		zero(w.products, (size_t)
 			 shape->global_width[shape->global_layers - 1] *

@@ -1219,17 +1219,32 @@ whole_first_layer(Activation activation, int n, int inner, int width,
 	}
 }
 
-INLINE vector
-last_layer_row(int width, const real *h, const real *last, int factor_width,
-			   const real *f, const real *factor)
+/* Side by side, so that no row's sum waits for the last multiply-add alone. */
+INLINE void
+last_layer_rows(const int rows, int width, const real *h, const real *last,
+				int factor_width, const real *f, int ldf, const real *factor,
+				vector *sum)
 {
-	vector		sum = splat(0);
+	vector		s[4];
 
+	for (int r = 0; r < rows; r++)
+		s[r] = splat(0);
 	for (int j = 0; j < width; j += LANES)
-		sum += load(h + j) * load(last + j);
+	{
+		vector		last_j = load(last + j);
+
+		for (int r = 0; r < rows; r++)
+			s[r] += load(h + (size_t) r * width + j) * last_j;
+	}
 	for (int j = 0; j < factor_width; j += LANES)
-		sum += load(f + j) * load(factor + j);
-	return sum;
+	{
+		vector		factor_j = load(factor + j);
+
+		for (int r = 0; r < rows; r++)
+			s[r] += load(f + (size_t) r * ldf + j) * factor_j;
+	}
+	for (int r = 0; r < rows; r++)
+		sum[r] = s[r];
 }
 
 static void
@@ -1243,15 +1258,25 @@ last_layer(int n, int width, const real *h, const real *last,
 	{
 		vector		sum[4];
 
-		for (int r = 0; r < 4; r++, h += width, f += ldf)
-			sum[r] = last_layer_row(width, h, last, factor_width, f, factor);
+		last_layer_rows(4, width, h, last, factor_width, f, ldf, factor, sum);
 		store_totals(s + i, sum);
+		h += (size_t) 4 * width;
+		f += (size_t) 4 * ldf;
 	}
 	for (; i < n; i++, h += width, f += ldf)
-		s[i] = total(last_layer_row(width, h, last, factor_width, f, factor));
+	{
+		vector		sum;
 
-	for (i = 0; i < n; i++)
-		s[i] += bias + (offset ? offset[i] : 0);
+		last_layer_rows(1, width, h, last, factor_width, f, ldf, factor, &sum);
+		s[i] = total(sum);
+	}
+
+	if (offset)
+		for (i = 0; i < n; i++)
+			s[i] += bias + offset[i];
+	else
+		for (i = 0; i < n; i++)
+			s[i] += bias;
 }
 
 /* A row's products with v; what follows the row is not to be read past end. */

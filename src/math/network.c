@@ -367,23 +367,22 @@ network_candidate_half(const Network *network, int n, const real *z, int ldz,
 							   candidate->forward, candidate->bias, half);
 }
 
-/* The first part alone, whose length the layer's is. */
-static void
-entity_half(const Network *network, const real *embedding, real *half)
+void
+network_entities(const Network *network, int n, const real *embedding, int ld,
+				 real *first, real *factor)
 {
+	const NetworkShape *shape = &network->shape;
 	const PackedLayer *entity = &network->entity;
+	int			stride = kernel_stride(shape->factor_size);
 
-	network->kernels->multiply(1, entity->in, entity->out_stride, embedding,
-							   entity->in, entity->forward, NULL, half);
-}
-
-/* e_f in a place of its own, where its padding is zero. */
-static void
-entity_factor(const NetworkShape *shape, const real *embedding, real *factor)
-{
-	memset(factor, 0, kernel_stride(shape->factor_size) * sizeof(real));
-	memcpy(factor, embedding + network_concatenated_size(shape),
-		   shape->factor_size * sizeof(real));
+	network->kernels->multiply(n, entity->in, entity->out_stride, embedding,
+							   ld, entity->forward, NULL, first);
+	memset(factor, 0, (size_t) n * stride * sizeof(real));
+	if (shape->factor_size > 0)
+		for (int i = 0; i < n; i++)
+			memcpy(factor + (size_t) i * stride,
+				   embedding + (size_t) i * ld + entity->in,
+				   shape->factor_size * sizeof(real));
 }
 
 void
@@ -392,9 +391,8 @@ network_entity_half(const Network *network, const real *embedding,
 {
 	const NetworkShape *shape = &network->shape;
 
-	entity_half(network, embedding, entity);
-	entity_factor(shape, embedding,
-				  entity + kernel_stride(shape->global_width[1]));
+	network_entities(network, 1, embedding, network_embedding_size(shape),
+					 entity, entity + kernel_stride(shape->global_width[1]));
 }
 
 void
@@ -424,20 +422,20 @@ network_entity(const Network *network, const real *embedding, real *entity)
 
 /*
  * The layers after the first, of which u[l] may be NULL, and the scores.
- * `half` is that of the rows, or its first part alone: their factor part is
- * `factor` numbers, padded.  Where it is NULL the first layer is done, and there
- * is no such part.
+ * `half` is that of the rows, or its first part alone, where their factor part
+ * is `factor_size` numbers, padded.  Where it is NULL the first layer is done,
+ * and there is no such part.
  */
 static void
-upper_layers(const Network *network, const real *entity, int n,
-			 const real *half, int factor, const real *offset, real *const *u,
-			 real *const *h, real *score)
+upper_layers(const Network *network, const real *entity, const real *factor,
+			 int n, const real *half, int factor_size, const real *offset,
+			 real *const *u, real *const *h, real *score)
 {
 	const NetworkShape *shape = &network->shape;
 	const Kernels *k = network->kernels;
 	int			G = shape->global_layers;
 	int			first = kernel_stride(shape->global_width[1]);
-	int			ld = first + factor;
+	int			ld = first + factor_size;
 
 	if (G > 1 && half)
 		k->first_layer(shape->activation, n, first, half, ld, entity, u[1],
@@ -451,8 +449,9 @@ upper_layers(const Network *network, const real *entity, int n,
 				 h[l + 1]);
 	}
 	k->last_layer(n, G > 1 ? kernel_stride(shape->global_width[G - 1]) : 0,
-				  h[G - 1], network->last, factor, half ? half + first : NULL,
-				  ld, entity + first, network->last_bias, offset, score);
+				  h[G - 1], network->last, factor_size,
+				  half ? half + first : NULL, ld, factor, network->last_bias,
+				  offset, score);
 
 	/* a single layer is linear, and its score the halves' only number */
 	if (G == 1)
@@ -503,6 +502,7 @@ network_score_halves(const Network *network, const real *entity, int n,
 {
 	const NetworkShape *shape = &network->shape;
 	size_t		size = network_score_size(shape, n);
+	const real *factor = entity + kernel_stride(shape->global_width[1]);
 
 	for (int i = 0; i < n; i += SCORE_ROWS)
 	{
@@ -512,7 +512,7 @@ network_score_halves(const Network *network, const real *entity, int n,
 		real	   *h[NETWORK_MAX_LAYERS] = {NULL};
 
 		score_take(shape, rows, &arena, h);
-		upper_layers(network, entity, rows,
+		upper_layers(network, entity, factor, rows,
 					 half + (size_t) i * network_half_size(shape),
 					 kernel_stride(shape->factor_size),
 					 offset ? offset + i : NULL, u, h, score + i);
@@ -549,7 +549,7 @@ network_score(const Network *network, const real *entity, int n,
 			k->multiply(rows, first->in, first->out_stride, z, ldz,
 						first->forward, first->bias, half);
 		}
-		upper_layers(network, entity, rows, half, 0,
+		upper_layers(network, entity, NULL, rows, half, 0,
 					 offset ? offset + i : NULL, u, h, score + i);
 		if (shape->factor_size > 0)
 			k->add_dots(rows, first->in, z, ldz, of_z, of_z[first->in],
@@ -661,24 +661,14 @@ global_pass_take_kept(GlobalPass *pass, const NetworkShape *shape, int n,
 	}
 }
 
-size_t
-network_scratch_size(const NetworkShape *shape)
-{
-	int			entity = network_half_size(shape);
-	int			embedding = kernel_stride(network_embedding_size(shape));
-
-	return (entity > embedding ? entity : embedding) + KERNEL_PAD;
-}
-
 real
-network_forward(const Network *network, const real *embedding,
-				const Rows *rows, real scale, GlobalPass *pass,
-				real *scratch)
+network_rows_forward(const Network *network, const real *first,
+					 const real *factor, const Rows *rows, real scale,
+					 GlobalPass *pass)
 {
 	real		loss;
 
-	network_entity_half(network, embedding, scratch);
-	upper_layers(network, scratch, rows->n, rows->half,
+	upper_layers(network, first, factor, rows->n, rows->half,
 				 kernel_stride(network->shape.factor_size), rows->offset,
 				 pass->u, pass->h, pass->score);
 	loss = network->kernels->losses(network->shape.loss, rows->n, scale,
@@ -692,15 +682,13 @@ network_forward(const Network *network, const real *embedding,
 }
 
 void
-network_backward(const Network *network, const Rows *rows, GlobalPass *pass,
-				 real *embedding_gradient, real *scratch)
+network_rows_backward(const Network *network, const Rows *rows,
+					  GlobalPass *pass, real *first, real *factor)
 {
 	const NetworkShape *shape = &network->shape;
 	const Kernels *k = network->kernels;
-	const PackedLayer *entity = &network->entity;
 	int			G = shape->global_layers;
-	int			first = kernel_stride(shape->global_width[1]);
-	int			factor = kernel_stride(shape->factor_size);
+	int			width = kernel_stride(shape->global_width[1]);
 	bool		masked = shape->activation == ACTIVATION_RELU &&
 		rows->n >= KERNEL_SUM_ROWS;
 
@@ -743,18 +731,69 @@ network_backward(const Network *network, const Rows *rows, GlobalPass *pass,
 						layer->in_stride, pass->sum[l]);
 	}
 
-	/* de_c = C_e' (sum of delta_1), de_f = sum of r f */
-	k->multiply(1, entity->out, entity->in_stride,
-				G > 1 ? pass->sum[1] : &pass->residuals, first,
-				entity->backward, NULL, scratch);
-	memcpy(embedding_gradient, scratch, entity->in * sizeof(real));
-	if (factor > 0)
+	/* sum of delta_1, and sum of r f */
+	if (G > 1)
+		memcpy(first, pass->sum[1], width * sizeof(real));
+	else
+		first[0] = pass->residuals;
+	if (shape->factor_size > 0)
+		k->sum_rows(rows->n, kernel_stride(shape->factor_size),
+					pass->residual, rows->half + width,
+					network_half_size(shape), factor);
+}
+
+void
+network_entities_backward(const Network *network, int n, const real *first,
+						  const real *factor, real *gradient, int ld,
+						  real *scratch)
+{
+	const NetworkShape *shape = &network->shape;
+	const PackedLayer *entity = &network->entity;
+	int			stride = kernel_stride(shape->factor_size);
+
+	/* de_c = C_e' first, de_f = factor */
+	network->kernels->multiply(n, entity->out, entity->in_stride, first,
+							   entity->out_stride, entity->backward, NULL,
+							   scratch);
+	for (int i = 0; i < n; i++, gradient += ld)
 	{
-		k->sum_rows(rows->n, factor, pass->residual, rows->half + first,
-					network_half_size(shape), scratch);
-		memcpy(embedding_gradient + entity->in, scratch,
+		memcpy(gradient, scratch + (size_t) i * entity->in_stride,
+			   entity->in * sizeof(real));
+		memcpy(gradient + entity->in, factor + (size_t) i * stride,
 			   shape->factor_size * sizeof(real));
 	}
+}
+
+size_t
+network_scratch_size(const NetworkShape *shape)
+{
+	return network_half_size(shape) +
+		kernel_stride(network_embedding_size(shape)) + KERNEL_PAD;
+}
+
+real
+network_forward(const Network *network, const real *embedding,
+				const Rows *rows, real scale, GlobalPass *pass,
+				real *scratch)
+{
+	const real *factor = scratch +
+		kernel_stride(network->shape.global_width[1]);
+
+	network_entity_half(network, embedding, scratch);
+	return network_rows_forward(network, scratch, factor, rows, scale, pass);
+}
+
+void
+network_backward(const Network *network, const Rows *rows, GlobalPass *pass,
+				 real *embedding_gradient, real *scratch)
+{
+	const NetworkShape *shape = &network->shape;
+	real	   *factor = scratch + kernel_stride(shape->global_width[1]);
+
+	network_rows_backward(network, rows, pass, scratch, factor);
+	network_entities_backward(network, 1, scratch, factor, embedding_gradient,
+							  network_embedding_size(shape),
+							  scratch + network_half_size(shape));
 }
 
 real

@@ -287,22 +287,45 @@ extern void global_pass_take_kept(GlobalPass *pass, const NetworkShape *shape,
 								  int n, real *const *h, real *const *delta,
 								  Arena *arena);
 
-/* Scratch numbers that network_forward and network_backward need. */
-extern size_t network_scratch_size(const NetworkShape *shape);
+/*
+ * n embeddings (E numbers, ld apart) as candidates meet them: C_e e_c (`first`,
+ * n x the stride of the first global width) and e_f, padded (`factor`, n x the
+ * stride of F).  Each has the same bits among others as alone.
+ */
+extern void network_entities(const Network *network, int n,
+							 const real *embedding, int ld, real *first,
+							 real *factor);
 
 /*
- * Scores the rows with an embedding of E numbers and returns the weighted sum
- * of their losses.  Fills in u, h, score, and residual and curvature of `scale`
- * times that sum.
+ * Scores the rows of one of them and returns the weighted sum of their losses.
+ * Fills in u, h, score, and residual and curvature of `scale` times that sum.
  */
-extern real network_forward(const Network *network, const real *embedding,
-							const Rows *rows, real scale, GlobalPass *pass,
-							real *scratch);
+extern real network_rows_forward(const Network *network, const real *first,
+								 const real *factor, const Rows *rows,
+								 real scale, GlobalPass *pass);
 
 /*
  * Backwards from pass->residual: fills in b, delta and sum, and the gradient
- * with respect to the embedding (E numbers).
+ * with respect to `first` and `factor`.
  */
+extern void network_rows_backward(const Network *network, const Rows *rows,
+								  GlobalPass *pass, real *first, real *factor);
+
+/*
+ * And from there to n embeddings, ld apart.  Scratch are n x the stride of E
+ * numbers.
+ */
+extern void network_entities_backward(const Network *network, int n,
+									  const real *first, const real *factor,
+									  real *gradient, int ld, real *scratch);
+
+/* Scratch numbers that network_forward and network_backward need. */
+extern size_t network_scratch_size(const NetworkShape *shape);
+
+/* All of it for one embedding of E numbers. */
+extern real network_forward(const Network *network, const real *embedding,
+							const Rows *rows, real scale, GlobalPass *pass,
+							real *scratch);
 extern void network_backward(const Network *network, const Rows *rows,
 							 GlobalPass *pass, real *embedding_gradient,
 							 real *scratch);

@@ -33,6 +33,9 @@
 /* Entities adapted at a time, where nobody says otherwise. */
 #define PART_ENTITIES 500
 
+/* Bytes that the encoded rows of entities that adapt together may take. */
+#define TOGETHER_SIZE (4 * 1024 * 1024)
+
 /*
  * Takes the rows of a batch as the executor finds them: all stay in memory, or
  * where they are too many all wait on disk for their part.
@@ -113,20 +116,26 @@ Numbers(Size rows, Size columns)
 }
 
 void
-AdapterPrepare(Adapter *adapter, const TrainedNetwork *trained)
+AdapterPrepare(Adapter *adapter, const TrainedNetwork *trained, int together)
 {
 	const NetworkShape *shape = &trained->shape;
-	int			rows = Max(trained->support_rows, 1) *
+	Size		row = sizeof(float) *
+		((Size) trained->interaction.width + network_half_size(shape));
+	int			most = Max(trained->support_rows, 1) *
 		(1 + adapter->negatives);
+	int			rows;
 
+	together = Max(Min(together, (int) (TOGETHER_SIZE / row / most)), 1);
+	rows = together * most;
 	adapter->trained = trained;
+	adapter->together = together;
 	adapter->items = NULL;
 	adapter->codes = palloc(sizeof(FeatureCode) *
 							Max(trained->interaction.count, 1));
 	adapter->context = CurrentMemoryContext;
 	adapter->form = (RowForm) {.trained = trained};
 	adapter->lists = (CodeLists) {.context = CurrentMemoryContext};
-	adapter->x = Numbers(1, trained->entity.width);
+	adapter->x = Numbers(together, trained->entity.width);
 	adapter->z = Numbers(rows, trained->interaction.width);
 	adapter->half = Numbers(rows, network_half_size(shape));
 	adapter->label = Numbers(rows, 1);
@@ -134,12 +143,12 @@ AdapterPrepare(Adapter *adapter, const TrainedNetwork *trained)
 	adapter->offset = Numbers(rows, 1);
 	adapter->same_time = palloc(sizeof(bool) * rows);
 	adapter->sampled = palloc(sizeof(bool) * rows);
-	adapter->memory = Numbers(adapt_size(shape, rows), 1);
+	adapter->memory = Numbers(adapt_size(shape, together, most), 1);
 }
 
 void
 AdapterInit(Adapter *adapter, const Model *model,
-			const TrainedNetwork *trained)
+			const TrainedNetwork *trained, int together)
 {
 	int			features = CandidateFeatures(trained);
 	ModelOptions options;
@@ -156,7 +165,7 @@ AdapterInit(Adapter *adapter, const Model *model,
 	adapter->seed = options.seed;
 	if (options.negatives > 0)
 		SourceAddItems(&adapter->source, options.items, options.item_key);
-	AdapterPrepare(adapter, trained);
+	AdapterPrepare(adapter, trained, together);
 	RowFormInit(&adapter->form, trained, &adapter->source.event_time);
 	adapter->readers = FeatureReaders(&trained->interaction,
 									  adapter->source.feature, features);
@@ -276,48 +285,25 @@ EntityCodes(Adapter *adapter, int count, Datum **key, bool read_only,
 	SPI_freetuptable(SPI_tuptable);
 }
 
-/* Adapts the entity on the n rows that stand in the adapter. */
+/* An error where an entity has no embedding to speak of. */
 static void
-AdaptOne(Adapter *adapter, int n, const Datum *key, AdaptedEntity *adapted)
+CheckAdapted(const Adapter *adapter, const Datum *key,
+			 const Adaptation *adaptation, const float *embedding)
 {
-	const TrainedNetwork *trained = adapter->trained;
-	Rows		rows = {
-		.n = n,
-		.half = adapter->half,
-		.label = adapter->label,
-		.weight = adapter->weight,
-		.offset = adapter->offset
-	};
-	Adaptation	adaptation;
-
-	TrainedNetworkAdapts(trained);
-	network_candidate_half(&trained->network, n, adapter->z,
-						   trained->interaction.width, adapter->half);
-	if (trained->recency > 0)
-		recency_weights(n, trained->recency, adapter->same_time,
-						adapter->sampled, adapter->weight);
-	adapted->embedding =
-		MemoryContextAlloc(adapter->part,
-						   network_embedding_size(&trained->shape) *
-						   sizeof(float));
-	adaptation = adapt(&trained->network, adapter->x, &rows, adapter->memory,
-					   adapted->embedding);
-	if (adaptation.diverged_at)
+	if (adaptation->diverged_at)
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("the inner loop diverged%s at step %d",
 						key ? psprintf(" for %s",
 									   KeyText(&adapter->source.key, key)) : "",
-						adaptation.diverged_at),
+						adaptation->diverged_at),
 				 errhint("Train the model with a lower option \"inner_rate\".")));
-	for (int i = 0; i < network_embedding_size(&trained->shape); i++)
-		if (!isfinite(adapted->embedding[i]))
+	for (int i = 0; i < network_embedding_size(&adapter->trained->shape); i++)
+		if (!isfinite(embedding[i]))
 			ereport(ERROR,
 					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 					 errmsg("the embedding%s is not finite",
 							OfEntity(&adapter->source, key))));
-	adapted->loss_before = adaptation.loss_before;
-	adapted->loss_after = adaptation.loss_after;
 }
 
 void
@@ -621,17 +607,18 @@ EncodeNegatives(Adapter *adapter, const KeptRow *row, const Bitmapset *taken,
 }
 
 /*
- * Puts an entity's newest rows into the adapter, and their negatives; returns
- * how many these are.
+ * Puts an entity's newest rows into the adapter, from its row `first` on, and
+ * their negatives; returns how many these are.
  */
 static int
-EncodeRows(Adapter *adapter, const Datum *key, KeptRows *kept,
+EncodeRows(Adapter *adapter, int first, const Datum *key, KeptRows *kept,
 		   AdaptedEntity *adapted)
 {
-	const Encoder *encoder = &adapter->trained->interaction;
+	const TrainedNetwork *trained = adapter->trained;
+	const Encoder *encoder = &trained->interaction;
 	uint64		hash = adapter->items ?
 		SourceKeyHash(&adapter->source, key) : 0;
-	int			n = 0;
+	int			n = first;
 
 	KeepNewest(&adapter->form, kept);
 	for (int i = 0; i < kept->count; i++)
@@ -658,15 +645,60 @@ EncodeRows(Adapter *adapter, const Datum *key, KeptRows *kept,
 			n = EncodeNegatives(adapter, row, kept->taken, &random, n);
 		}
 	}
-	return n;
+	if (trained->recency > 0)
+		recency_weights(n - first, trained->recency,
+						adapter->same_time + first, adapter->sampled + first,
+						adapter->weight + first);
+	return n - first;
 }
 
 void
-AdaptKeptRows(Adapter *adapter, KeptRows *kept, const Datum *key,
+AdaptKeptRows(Adapter *adapter, int count, KeptRows *kept, Datum **key,
 			  AdaptedEntity *adapted)
 {
-	adapted->interactions = kept->interactions;
-	AdaptOne(adapter, EncodeRows(adapter, key, kept, adapted), key, adapted);
+	const TrainedNetwork *trained = adapter->trained;
+	int			half_size = network_half_size(&trained->shape);
+	Size		embedding_size = sizeof(float) *
+		network_embedding_size(&trained->shape);
+	Datum		values[ADAPT_TOGETHER][INDEX_MAX_KEYS];
+	const float *x[ADAPT_TOGETHER];
+	Rows		support[ADAPT_TOGETHER];
+	float	   *embedding[ADAPT_TOGETHER];
+	Adaptation	adaptation[ADAPT_TOGETHER];
+	int			n = 0;
+
+	Assert(count <= adapter->together);
+	TrainedNetworkAdapts(trained);
+	for (int i = 0; i < count; i++)
+	{
+		for (int k = 0; key && k < adapter->source.key.count; k++)
+			values[i][k] = key[k][i];
+		adapted[i].interactions = kept[i].interactions;
+		adapted[i].embedding = MemoryContextAlloc(adapter->part,
+												  embedding_size);
+		x[i] = adapter->x + (Size) i * trained->entity.width;
+		embedding[i] = adapted[i].embedding;
+		support[i] = (Rows)
+		{
+			.n = EncodeRows(adapter, n, values[i], &kept[i], &adapted[i]),
+			.half = adapter->half + (Size) n * half_size,
+			.label = adapter->label + n,
+			.weight = adapter->weight + n,
+			.offset = adapter->offset + n
+		};
+		n += support[i].n;
+	}
+	network_candidate_half(&trained->network, n, adapter->z,
+						   trained->interaction.width, adapter->half);
+	adapt_together(&trained->network, count, x, support, adapter->memory,
+				   embedding, adaptation);
+	for (int i = 0; i < count; i++)
+	{
+		CheckAdapted(adapter, key ? values[i] : NULL, &adaptation[i],
+					 embedding[i]);
+		adapted[i].loss_before = adaptation[i].loss_before;
+		adapted[i].loss_after = adaptation[i].loss_after;
+	}
 }
 
 void
@@ -678,6 +710,7 @@ AdaptKeptEntities(Adapter *adapter, int count, Datum **key, KeptRows *kept,
 	CodeLists	lists = {.context = adapter->part};
 	FeatureCode *codes;
 	AdaptedEntity *adapted;
+	int			some;
 	instr_time	lap;
 
 	INSTR_TIME_SET_CURRENT(lap);
@@ -687,15 +720,18 @@ AdaptKeptEntities(Adapter *adapter, int count, Datum **key, KeptRows *kept,
 	EntityCodes(adapter, count, key, read_only, codes, &lists);
 	adapter->reading_seconds += Lap(&lap);
 	adapted = palloc0(sizeof(AdaptedEntity) * count);
-	for (int i = 0; i < count; i++)
+	for (int first = 0; first < count; first += some)
 	{
-		Datum		values[INDEX_MAX_KEYS];
+		Datum	   *keys[INDEX_MAX_KEYS];
 
 		CHECK_FOR_INTERRUPTS();
+		some = Min(adapter->together, count - first);
 		for (int k = 0; k < adapter->source.key.count; k++)
-			values[k] = key[k][i];
-		Encode(encoder, codes + i * encoder->count, lists.codes, adapter->x);
-		AdaptKeptRows(adapter, &kept[i], values, &adapted[i]);
+			keys[k] = key[k] + first;
+		for (int i = 0; i < some; i++)
+			Encode(encoder, codes + (first + i) * encoder->count, lists.codes,
+				   adapter->x + (Size) i * encoder->width);
+		AdaptKeptRows(adapter, some, kept + first, keys, adapted + first);
 	}
 	adapter->adapting_seconds += Lap(&lap);
 	MemoryContextSwitchTo(caller);

@@ -46,6 +46,8 @@ typedef struct Adapter
 	Items	   *items;			/* once they are needed */
 	FeatureCode *codes;			/* of a negative */
 
+	/* of the entities that adapt together, one after another */
+	int			together;		/* how many at most */
 	float	   *x;
 	float	   *z;				/* support rows and negatives x dz, and so on */
 	float	   *half;
@@ -54,7 +56,7 @@ typedef struct Adapter
 	float	   *offset;
 	bool	   *same_time;
 	bool	   *sampled;
-	float	   *memory;			/* of adapt() */
+	float	   *memory;			/* of adapt_together() */
 
 	/* what it has done so far */
 	double		reading_seconds;
@@ -72,18 +74,20 @@ typedef struct AdaptedEntity
 } AdaptedEntity;
 
 /*
- * Prepares for a model's network, which must live as long.  With SPI
- * connected; the adapter and its plans live in the current memory context.
+ * Prepares for a model's network, which must live as long, and for at most so
+ * many entities together (ADAPT_TOGETHER), or fewer where rows are long.  With
+ * SPI connected; the adapter and its plans live in the current memory context.
  */
 extern void AdapterInit(Adapter *adapter, const Model *model,
-						const TrainedNetwork *trained);
+						const TrainedNetwork *trained, int together);
 
 /*
- * Prepares to adapt on rows that come from elsewhere, in the current memory
+ * The same to adapt on rows that come from elsewhere, in the current memory
  * context; reading them takes the source's columns, the form of rows, and a
  * reader per feature.
  */
-extern void AdapterPrepare(Adapter *adapter, const TrainedNetwork *trained);
+extern void AdapterPrepare(Adapter *adapter, const TrainedNetwork *trained,
+						   int together);
 
 /*
  * Reads a row that has a label and a time from values: event time, label,
@@ -94,11 +98,12 @@ extern void AdapterReadRow(Adapter *adapter, const Datum *values,
 						   const bool *isnull, const Datum *key, KeptRow *row);
 
 /*
- * Adapts the entity whose encoding is adapter->x on its newest rows.  The
- * embedding is in the adapter's context `part`.
+ * Adapts `count` entities, at most adapter->together, whose encodings are in
+ * adapter->x on their newest rows; key, whose key[k] are values of key column
+ * k, may be NULL.  The embeddings are in the adapter's context `part`.
  */
-extern void AdaptKeptRows(Adapter *adapter, KeptRows *kept, const Datum *key,
-						  AdaptedEntity *adapted);
+extern void AdaptKeptRows(Adapter *adapter, int count, KeptRows *kept,
+						  Datum **key, AdaptedEntity *adapted);
 
 /* Takes `count` entities that have been adapted, and the values of their keys. */
 typedef void (*AdaptedReceiver) (void *argument, int count, Datum **key,

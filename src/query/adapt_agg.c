@@ -175,7 +175,7 @@ AddUse(FunctionCallInfo fcinfo, MemoryContext context,
 	use->entity.context = BindingContext(context);
 	use->interaction.context = BindingContext(context);
 	use->x = palloc0(sizeof(float) * Max(trained->entity.width, 1));
-	AdapterPrepare(&use->adapter, trained);
+	AdapterPrepare(&use->adapter, trained, 1);
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, fcinfo->flinfo->fn_mcxt);
 	use->next = call->first;
@@ -782,7 +782,7 @@ limaml_adapt_agg_final(PG_FUNCTION_ARGS)
 	CHECK_FOR_INTERRUPTS();
 	use->adapter.part = CurrentMemoryContext;
 	memcpy(use->adapter.x, state->x, sizeof(float) * trained->entity.width);
-	AdaptKeptRows(&use->adapter, &state->rows, NULL, &adapted);
+	AdaptKeptRows(&use->adapter, 1, &state->rows, NULL, &adapted);
 	PG_RETURN_META_EMBEDDING_P(MakeMetaEmbedding(network_embedding_size(&trained->shape),
 												 trained->fingerprint,
 												 adapted.embedding));

@@ -259,7 +259,7 @@ UseAdapter(ModelUse *use)
 		MemoryContext old = MemoryContextSwitchTo(use->context);
 		Adapter    *adapter = palloc0(sizeof(Adapter));
 
-		AdapterInit(adapter, use->model, use->trained);
+		AdapterInit(adapter, use->model, use->trained, 1);
 		for (int k = 0; k < use->key.count; k++)
 			if (adapter->source.key.columns[k].type != use->key.columns[k].type)
 				ereport(ERROR,
@@ -431,7 +431,7 @@ PriorEmbedding(ModelUse *use, Datum *key, float *embedding)
 		UnknownEntityCodes(&trained->entity, codes);
 	Encode(&trained->entity, codes, lists.codes, x);
 	adapt(&trained->network, x, &none,
-		  palloc(sizeof(float) * adapt_size(shape, 0)), embedding);
+		  palloc(sizeof(float) * adapt_size(shape, 1, 0)), embedding);
 }
 
 /* The row of an entity's vector, which for a stranger is that of NULL. */

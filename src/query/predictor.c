@@ -37,7 +37,7 @@ Reserve(Predictor *predictor, int rows)
 {
 	const TrainedNetwork *trained = predictor->trained;
 	const NetworkShape *shape = &trained->shape;
-	Size		adapting = adapt_size(shape, rows);
+	Size		adapting = adapt_size(shape, 1, rows);
 	MemoryContext old;
 
 	if (rows <= predictor->room)

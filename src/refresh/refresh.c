@@ -27,6 +27,7 @@
 #include "executor/tstoreReceiver.h"
 #include "executor/tuptable.h"
 #include "lap.h"
+#include "math/adapt.h"
 #include "miscadmin.h"
 #include "model/embedding.h"
 #include "model/network_cache.h"
@@ -1201,7 +1202,7 @@ Prepare(void *argument)
 													  false),
 								false, refresh->context);
 		MemoryContextSwitchTo(refresh->context);
-		AdapterInit(&version->adapter, model, trained);
+		AdapterInit(&version->adapter, model, trained, ADAPT_TOGETHER);
 
 		/* once for all batches, and before it is asked how much memory is left */
 		if (version->adapter.negatives > 0)

@@ -376,7 +376,7 @@ Adaptation
 loaded_adapt(const Loaded *loaded, int task, real *embedding)
 {
 	const LoadedTask *t = &loaded->task[task];
-	real	   *memory = allocate_reals(adapt_size(&loaded->network.shape,
+	real	   *memory = allocate_reals(adapt_size(&loaded->network.shape, 1,
 												   t->support.n));
 	Adaptation	adaptation = adapt(&loaded->network, t->x, &t->support, memory,
 								   embedding);

@@ -375,7 +375,7 @@ test_cold_start(void)
 		without = allocate_reals(E);
 		weightless = allocate_reals(E);
 		weight = calloc(problem.support[0].n + 1, sizeof(real));
-		memory = allocate_reals(adapt_size(&problem.shape,
+		memory = allocate_reals(adapt_size(&problem.shape, 1,
 										   problem.support[0].n));
 
 		rows = loaded.task[0].support;
@@ -514,7 +514,7 @@ test_saturated(void)
 			}
 
 			/* all that the loop leaves in its memory, once it was zero */
-			size = adapt_size(&problem.shape, problem.support[0].n);
+			size = adapt_size(&problem.shape, 1, problem.support[0].n);
 			memory = calloc(size, sizeof(real));
 			adapt(&loaded.network, loaded.task[0].x, &loaded.task[0].support,
 				  memory, embedding);

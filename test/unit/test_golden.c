@@ -104,7 +104,7 @@ compare_inner_loop(Outcome *outcome, const Loaded *loaded)
 	const LoadedTask *task = &loaded->task[0];
 	int			K = shape->steps;
 	int			E = network_embedding_size(shape);
-	size_t		size = inner_loop_size(shape) +
+	size_t		size = inner_loop_size(shape, 1) +
 		global_pass_size(shape, task->support.n);
 	real	   *memory = allocate_reals(size);
 	real	   *embeddings = allocate_reals((size_t) (K + 1) * E);
@@ -112,11 +112,14 @@ compare_inner_loop(Outcome *outcome, const Loaded *loaded)
 	Arena		arena = {memory, memory + size};
 	InnerLoop	loop;
 
-	inner_loop_take(&loop, shape, &arena);
+	inner_loop_take(&loop, shape, 1, &arena);
 	global_pass_take(&loop.global[0], shape, task->support.n, &arena);
 	for (int k = 1; k < K; k++)
 		loop.global[k] = loop.global[0];
-	if (inner_loop_run(&loaded->network, task->x, &task->support, true, &loop))
+	loop.entity[0].x = task->x;
+	loop.entity[0].rows = &task->support;
+	inner_loop_run(&loaded->network, true, &loop);
+	if (loop.entity[0].diverged_at)
 	{
 		note("the inner loop diverges on %s", outcome->kernels);
 		outcome->bad++;
@@ -126,11 +129,12 @@ compare_inner_loop(Outcome *outcome, const Loaded *loaded)
 		for (int k = 0; k <= K; k++)
 		{
 			/* rows without weight let the loop end at once */
-			int			step = k < loop.steps ? k : loop.steps;
+			int			step = k < loop.entity[0].steps ? k :
+				loop.entity[0].steps;
 
 			memcpy(embeddings + (size_t) k * E,
 				   loop.meta[step].h[shape->meta_layers], E * sizeof(real));
-			losses[k] = loop.loss[step];
+			losses[k] = loop.entity[0].loss[step];
 		}
 		compare_reals(outcome, "embeddings", 2, K + 1, E, embeddings);
 		compare_reals(outcome, "support_losses", 1, 1, K + 1, losses);

@@ -11,6 +11,9 @@
 
 #define SEEDS 40
 
+/* Times that entities of a problem adapt side by side. */
+#define TOGETHER 4
+
 /* Two sums of the same terms in different orders. */
 #ifdef LIMAML_DOUBLE
 #define CLOSE 1e-10
@@ -19,6 +22,17 @@
 #endif
 
 static Random random_state;
+
+/* How often something changed that must not. */
+typedef struct Changes
+{
+	int			halves;
+	int			embeddings;
+	int			scores;
+	int			adapted;		/* embeddings tried */
+	int			together;
+	int			diverged;		/* tried side by side */
+} Changes;
 
 /* A copy of n numbers at a random place in fresh memory, full of NaN. */
 typedef struct Moved
@@ -42,6 +56,17 @@ static bool
 same_bits(size_t n, const real *a, const real *b)
 {
 	return n == 0 || memcmp(a, b, n * sizeof(real)) == 0;
+}
+
+static bool
+same_adaptation(int E, const Adaptation *a, const real *embedding,
+				const Adaptation *b, const real *other)
+{
+	/* one that diverged leaves no embedding */
+	return a->diverged_at == b->diverged_at && a->rises == b->rises &&
+		same_bits(1, &a->loss_before, &b->loss_before) &&
+		same_bits(1, &a->loss_after, &b->loss_after) &&
+		(a->diverged_at > 0 || same_bits(E, embedding, other));
 }
 
 /*
@@ -109,18 +134,72 @@ test_adapt(const Loaded *loaded, const Loaded *elsewhere, int task,
 							  memory->numbers, result.numbers);
 	bool		same;
 
-	/* one that diverged leaves no embedding */
-	same = again.diverged_at == adaptation->diverged_at &&
-		again.rises == adaptation->rises &&
-		same_bits(1, &again.loss_before, &adaptation->loss_before) &&
-		same_bits(1, &again.loss_after, &adaptation->loss_after) &&
-		(again.diverged_at > 0 || same_bits(E, embedding, result.numbers));
+	same = same_adaptation(E, adaptation, embedding, &again, result.numbers);
 	free(x.memory);
 	free(rows.memory);
 	free(label.memory);
 	free(weight.memory);
 	free(offset.memory);
 	free(result.memory);
+	return same;
+}
+
+/*
+ * Entities side by side, which come at random: some with a part of their rows
+ * or with none, and some that diverge.
+ */
+static bool
+test_together(const Loaded *loaded, Changes *changes)
+{
+	const NetworkShape *shape = &loaded->problem->shape;
+	int			E = network_embedding_size(shape);
+	int			dx = shape->meta_width[0];
+	int			count = 1 + random_below(&random_state, ADAPT_TOGETHER);
+	int			most = 0;
+	Moved		x[ADAPT_TOGETHER];
+	Moved		embedding[ADAPT_TOGETHER];
+	const real *inputs[ADAPT_TOGETHER];
+	real	   *embeddings[ADAPT_TOGETHER];
+	Rows		support[ADAPT_TOGETHER];
+	Adaptation	together[ADAPT_TOGETHER];
+	real	   *alone = allocate_reals(E);
+	Moved		memory;
+	bool		same = true;
+
+	for (int i = 0; i < count; i++)
+	{
+		const LoadedTask *t = &loaded->task[random_below(&random_state,
+														 loaded->problem->tasks)];
+
+		x[i] = moved(dx, t->x);
+		if (random_below(&random_state, 8) == 0)
+			for (int j = 0; j < dx; j++)
+				x[i].numbers[j] *= (real) 1e30;
+		embedding[i] = moved(E, NULL);
+		inputs[i] = x[i].numbers;
+		embeddings[i] = embedding[i].numbers;
+		support[i] = t->support;
+		support[i].n = random_below(&random_state, t->support.n + 1);
+		most = support[i].n > most ? support[i].n : most;
+	}
+	memory = moved(adapt_size(shape, count, most), NULL);
+	adapt_together(&loaded->network, count, inputs, support, memory.numbers,
+				   embeddings, together);
+	for (int i = 0; i < count; i++)
+	{
+		Moved		of_one = moved(adapt_size(shape, 1, most), NULL);
+		Adaptation	adaptation = adapt(&loaded->network, inputs[i],
+									   &support[i], of_one.numbers, alone);
+
+		same &= same_adaptation(E, &adaptation, alone, &together[i],
+								embeddings[i]);
+		changes->diverged += adaptation.diverged_at > 0;
+		free(of_one.memory);
+		free(x[i].memory);
+		free(embedding[i].memory);
+	}
+	free(memory.memory);
+	free(alone);
 	return same;
 }
 
@@ -301,15 +380,6 @@ load_elsewhere(Loaded *elsewhere, const Loaded *loaded, Moved *parameters,
 				 packed->numbers);
 }
 
-/* How often something changed that must not. */
-typedef struct Changes
-{
-	int			halves;
-	int			embeddings;
-	int			scores;
-	int			adapted;		/* embeddings tried */
-} Changes;
-
 static void
 test_problem(const Problem *problem, Changes *changes)
 {
@@ -350,7 +420,7 @@ test_problem(const Problem *problem, Changes *changes)
 	half = loaded_half(&loaded, all, z);
 	changes->halves += !test_halves(&loaded, all, z, half);
 
-	memory = moved(adapt_size(shape, most), NULL);
+	memory = moved(adapt_size(shape, 1, most), NULL);
 	all = 0;
 	for (int t = 0; t < problem->tasks; t++)
 	{
@@ -366,6 +436,9 @@ test_problem(const Problem *problem, Changes *changes)
 		}
 		all += problem->support[t].n;
 	}
+
+	for (int i = 0; i < TOGETHER; i++)
+		changes->together += !test_together(&loaded, changes);
 
 	free(z);
 	free(half);
@@ -396,8 +469,9 @@ main(void)
 
 			problem_draw(&problem, &limits, seed);
 			test_problem(&problem, &changes);
-			if (changes.halves + changes.embeddings + changes.scores >
-				before.halves + before.embeddings + before.scores)
+			if (changes.halves + changes.embeddings + changes.scores +
+				changes.together > before.halves + before.embeddings +
+				before.scores + before.together)
 				note("seed %d: %s", seed, problem_describe(&problem));
 			problem_free(&problem);
 		}
@@ -406,6 +480,9 @@ main(void)
 		check(changes.embeddings == 0 && changes.adapted > 0,
 			  "%d embeddings on %s: whatever the company and the place",
 			  changes.adapted, kernels);
+		check(changes.together == 0 && changes.diverged > 0,
+			  "and side by side on %s, %d of them diverging", kernels,
+			  changes.diverged);
 		check(changes.scores == 0, "scores on %s: of one row as of many, "
 			  "in whatever blocks, from z or halves or a pass", kernels);
 	}

@@ -224,7 +224,7 @@ static bool
 run_inner_loop(const Network *network, const real *x, const Rows *rows)
 {
 	const NetworkShape *shape = &network->shape;
-	size_t		size = inner_loop_size(shape);
+	size_t		size = inner_loop_size(shape, 1);
 	real	   *memory = take(size);
 	size_t		pass_size = global_pass_size(shape, rows->n);
 	real	   *pass_memory = take(pass_size);
@@ -232,18 +232,20 @@ run_inner_loop(const Network *network, const real *x, const Rows *rows)
 	Arena		pass_arena = {pass_memory, pass_memory + pass_size};
 	InnerLoop	loop;
 
-	inner_loop_take(&loop, shape, &arena);
+	inner_loop_take(&loop, shape, 1, &arena);
 	global_pass_take(&loop.global[0], shape, rows->n, &pass_arena);
 	for (int k = 1; k < shape->steps; k++)
 		loop.global[k] = loop.global[0];
-	if (!loop.scratch || !loop.meta[0].h[0])
+	if (!loop.first || !loop.factor || !loop.scratch || !loop.meta[0].h[0])
 		return false;
 	for (int k = 0; k <= shape->steps; k++)
 		for (int l = 1; l <= shape->meta_layers; l++)
 			if (!loop.meta[k].u[l] || !loop.meta[k].h[l] ||
 				!loop.meta[k].b[l] || !loop.meta[k].delta[l])
 				return false;
-	inner_loop_run(network, x, rows, true, &loop);
+	loop.entity[0].x = x;
+	loop.entity[0].rows = rows;
+	inner_loop_run(network, true, &loop);
 	return true;
 }
 
@@ -325,7 +327,7 @@ run_all(const Loaded *loaded)
 	support = take_rows(&network, &task->support, task->support_z);
 	query = take_rows(&network, &task->query, task->query_z);
 
-	if (adapt(&network, x, &support, take(adapt_size(shape, n)),
+	if (adapt(&network, x, &support, take(adapt_size(shape, 1, n)),
 			  embedding).diverged_at == 0)
 		good &= all_numbers(E, embedding);
 	for (int keep = 0; keep <= 1; keep++)

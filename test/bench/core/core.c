@@ -124,7 +124,7 @@ prepare(Work *work)
 	int			all = BATCH * work->rows;
 	size_t		half = (size_t) 2 * all * network_half_size(shape);
 	size_t		memory = gradient_size(shape, work->rows, work->rows);
-	size_t		others[] = {adapt_size(shape, work->rows),
+	size_t		others[] = {adapt_size(shape, ADAPT_TOGETHER, work->rows),
 	network_score_size(shape, BLOCK)};
 	Random		random;
 
@@ -175,19 +175,34 @@ job_adapt(Work *work, double *flops)
 	int			dz = network_candidate_size(shape);
 	int			diverged = 0;
 
-	for (int b = 0; b < BATCH; b++)
+	for (int b = 0; b < BATCH; b += ADAPT_TOGETHER)
 	{
-		Rows		rows = {
-			.n = n,
-			.half = work->half,
-			.label = work->label + b * n
-		};
+		int			count = BATCH - b < ADAPT_TOGETHER ? BATCH - b :
+			ADAPT_TOGETHER;
+		const real *x[ADAPT_TOGETHER];
+		Rows		rows[ADAPT_TOGETHER];
+		real	   *embedding[ADAPT_TOGETHER];
+		Adaptation	result[ADAPT_TOGETHER];
 
-		network_candidate_half(network, n, work->z + (size_t) b * n * dz, dz,
-							   work->half);
-		diverged += adapt(network, work->x + b * shape->meta_width[0], &rows,
-						  work->memory, work->embedding +
-						  b * network_embedding_size(shape)).diverged_at > 0;
+		for (int i = 0; i < count; i++)
+		{
+			x[i] = work->x + (b + i) * shape->meta_width[0];
+			rows[i] = (Rows)
+			{
+				.n = n,
+				.half = work->half + (size_t) i * n *
+					network_half_size(shape),
+				.label = work->label + (b + i) * n
+			};
+			embedding[i] = work->embedding +
+				(b + i) * network_embedding_size(shape);
+		}
+		network_candidate_half(network, count * n,
+							   work->z + (size_t) b * n * dz, dz, work->half);
+		adapt_together(network, count, x, rows, work->memory, embedding,
+					   result);
+		for (int i = 0; i < count; i++)
+			diverged += result[i].diverged_at > 0;
 	}
 	if (diverged > 0)
 	{
