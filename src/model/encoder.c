@@ -898,6 +898,26 @@ ReadColumns(ColumnReader *readers, const Encoder *encoder, int count,
 }
 
 void
+ReadColumnsInPlace(ColumnReader *readers, const Encoder *encoder, int count,
+				   const char *data, const ColumnPlace *places,
+				   FeatureCode *codes, CodeLists *lists)
+{
+	for (int f = 0; f < count; f++)
+	{
+		const Feature *feature = &encoder->features[f];
+		const ColumnPlace *place = &places[f];
+
+		if (feature->kind == FEATURE_NUMERIC &&
+			readers[f].method == READ_FLOAT4)
+			codes[f].number = Standardize(*(const float4 *) (data + place->at),
+										  feature->mean, feature->scale);
+		else
+			codes[f] = ReadFeature(&readers[f], feature,
+								   ColumnInPlace(data, place), false, lists);
+	}
+}
+
+void
 MoveCode(const Feature *feature, FeatureCode *code, const FeatureCode *from,
 		 CodeLists *to)
 {

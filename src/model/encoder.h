@@ -24,6 +24,7 @@
 
 #include "fmgr.h"
 
+#include "model/column_place.h"
 #include "model/vocabulary.h"
 #include "utils/float.h"
 
@@ -221,6 +222,12 @@ extern FeatureCode ReadFeature(ColumnReader *reader, const Feature *feature,
 extern void ReadColumns(ColumnReader *readers, const Encoder *encoder,
 						int count, const Datum *values, const bool *isnull,
 						FeatureCode *codes, CodeLists *lists);
+
+/* The same from a tuple's data, in which the features have these places. */
+extern void ReadColumnsInPlace(ColumnReader *readers, const Encoder *encoder,
+							   int count, const char *data,
+							   const ColumnPlace *places, FeatureCode *codes,
+							   CodeLists *lists);
 
 /* The list of a code that has one: its count, then its codes. */
 static inline const FeatureCode *

@@ -400,14 +400,13 @@ StartRows(DestReceiver *self, int operation, TupleDesc desc)
 	error_context_stack = inner;
 }
 
-void
-AdapterReadRow(Adapter *adapter, const Datum *values, const bool *isnull,
-			   const Datum *key, KeptRow *row)
+/* All of a row but its features. */
+static void
+ReadInteraction(Adapter *adapter, const Datum *values, const bool *isnull,
+				const Datum *key, KeptRow *row)
 {
 	const Source *source = &adapter->source;
-	const Encoder *encoder = &adapter->trained->interaction;
 	int			item = 1 + SourceItemAt(source);
-	int			first = 1 + SourceFeaturesAt(source);
 	Interaction interaction =
 		SourceReadInteraction(source, adapter->trained->shape.loss,
 							  values + 1, isnull + 1, key);
@@ -421,14 +420,47 @@ AdapterReadRow(Adapter *adapter, const Datum *values, const bool *isnull,
 	/* -0 is 0, for rows that are the same to be the same bytes */
 	row->label = interaction.label + 0.0f;
 	row->weight = interaction.weight + 0.0f;
-	adapter->lists.used = 0;
-	ReadColumns(adapter->readers, encoder, source->features, values + first,
-				isnull + first, row->codes, &adapter->lists);
+}
+
+/* After its features, whose lists stand in the adapter. */
+static void
+EndRow(const Adapter *adapter, KeptRow *row)
+{
+	int			features = adapter->source.features;
 
 	/* who it is of makes no difference where nothing adapts */
-	if (source->features < encoder->count)
-		row->codes[source->features].row = VOCABULARY_NULL_ROW;
+	if (features < adapter->trained->interaction.count)
+		row->codes[features].row = VOCABULARY_NULL_ROW;
 	SetRowLists(row, &adapter->lists);
+}
+
+void
+AdapterReadRow(Adapter *adapter, const Datum *values, const bool *isnull,
+			   const Datum *key, KeptRow *row)
+{
+	const Source *source = &adapter->source;
+	int			first = 1 + SourceFeaturesAt(source);
+
+	ReadInteraction(adapter, values, isnull, key, row);
+	adapter->lists.used = 0;
+	ReadColumns(adapter->readers, &adapter->trained->interaction,
+				source->features, values + first, isnull + first, row->codes,
+				&adapter->lists);
+	EndRow(adapter, row);
+}
+
+void
+AdapterReadRowInPlace(Adapter *adapter, const Datum *values,
+					  const bool *isnull, const char *data,
+					  const ColumnPlace *places, const Datum *key,
+					  KeptRow *row)
+{
+	ReadInteraction(adapter, values, isnull, key, row);
+	adapter->lists.used = 0;
+	ReadColumnsInPlace(adapter->readers, &adapter->trained->interaction,
+					   adapter->source.features, data, places, row->codes,
+					   &adapter->lists);
+	EndRow(adapter, row);
 }
 
 /*

@@ -98,6 +98,15 @@ extern void AdapterReadRow(Adapter *adapter, const Datum *values,
 						   const bool *isnull, const Datum *key, KeptRow *row);
 
 /*
+ * The same of a row without nulls whose features are read from a tuple's data,
+ * where they have these places; values need not have them.
+ */
+extern void AdapterReadRowInPlace(Adapter *adapter, const Datum *values,
+								  const bool *isnull, const char *data,
+								  const ColumnPlace *places, const Datum *key,
+								  KeptRow *row);
+
+/*
  * Adapts `count` entities, at most adapter->together, whose encodings are in
  * adapter->x on their newest rows; key, whose key[k] are values of key column
  * k, may be NULL.  The embeddings are in the adapter's context `part`.

@@ -21,8 +21,6 @@
 #include "utils/datum.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
-#include "utils/sortsupport.h"
-#include "utils/typcache.h"
 
 /*
  * A part is made for this fraction of the entities that there is memory for:
@@ -58,16 +56,15 @@ typedef struct Pass
 	int			columns;		/* that the query has up to the last needed */
 	Datum	   *values;			/* event time, label, weight?, item?, ... */
 	bool	   *isnull;
+
+	/* where rows are tuples in which all of these have a place; else NULL */
+	ColumnPlace *key_place;
+	ColumnPlace *place;			/* as values */
+	Datum	   *in_place;		/* the values, up to the features */
+	bool	   *no_nulls;
 	int64		rows;			/* that were taken */
 	ErrorContextCallback *error_context;	/* outside of the query */
 } Pass;
-
-/* An entity of the part that is being taken back. */
-typedef struct PartEntity
-{
-	Datum		key;
-	int			place;
-} PartEntity;
 
 bool
 PassIsPossible(const Adapter *adapter)
@@ -124,6 +121,30 @@ ShareHasKey(const EntityShare *share, const KeyParts *keys, Datum key)
 	return number == share->number;
 }
 
+/* The places of the columns, where all have one. */
+static void
+FindPlaces(Pass *pass, TupleDesc desc)
+{
+	int			count = SourceColumns(&pass->adapter->source);
+	MemoryContext old = MemoryContextSwitchTo(pass->adapter->batch);
+	ColumnPlace *all = palloc(sizeof(ColumnPlace) * pass->columns);
+
+	pass->place = palloc(sizeof(ColumnPlace) * count);
+	pass->in_place = palloc(sizeof(Datum) * count);
+	pass->no_nulls = palloc0(sizeof(bool) * count);
+	pass->key_place = FindColumnPlaces(desc, pass->columns, all) ?
+		&all[pass->key_at] : NULL;
+	for (int c = 0; c < count && pass->key_place; c++)
+	{
+		/* a label that there is no column for has none */
+		if (pass->at[c] < 0)
+			pass->key_place = NULL;
+		else
+			pass->place[c] = all[pass->at[c]];
+	}
+	MemoryContextSwitchTo(old);
+}
+
 static void
 StartPass(DestReceiver *self, int operation, TupleDesc desc)
 {
@@ -141,6 +162,7 @@ StartPass(DestReceiver *self, int operation, TupleDesc desc)
 		pass->columns = Max(pass->columns, pass->at[c] + 1);
 		pass->in_order &= pass->at[c] == pass->at[0] + c;
 	}
+	FindPlaces(pass, desc);
 }
 
 /* Takes what is read of a row; false where the row is not usable. */
@@ -168,13 +190,43 @@ TakeColumns(Pass *pass, TupleTableSlot *slot)
 	return !pass->isnull[0] && !pass->isnull[1];
 }
 
+/* Reads a row that is of the share, where it is usable, and lets it wait. */
+static void
+TakeRow(Pass *pass, TupleTableSlot *slot, const char *data, Datum key,
+		int part)
+{
+	Adapter    *adapter = pass->adapter;
+	int			first = 1 + SourceFeaturesAt(&adapter->source);
+	ErrorContextCallback *inner = error_context_stack;
+
+	if (data == NULL && !TakeColumns(pass, slot))
+		return;
+
+	/* what is wrong with a row has nothing to do with the query */
+	error_context_stack = pass->error_context;
+	if (data)
+	{
+		for (int c = 0; c < first; c++)
+			pass->in_place[c] = ColumnInPlace(data, &pass->place[c]);
+		AdapterReadRowInPlace(adapter, pass->in_place, pass->no_nulls, data,
+							  pass->place + first, &key, pass->row);
+	}
+	else
+		AdapterReadRow(adapter, pass->values, pass->isnull, &key, pass->row);
+	error_context_stack = inner;
+	RowTapeWrite(pass->tapes, part, key, pass->row);
+	pass->rows++;
+}
+
 static bool
 ReceiveOfPass(TupleTableSlot *slot, DestReceiver *self)
 {
 	Pass	   *pass = (Pass *) self;
-	bool		isnull;
-	Datum		key = slot_getattr(slot, pass->key_at + 1, &isnull);
-	ErrorContextCallback *inner = error_context_stack;
+	const char *data = pass->key_place ?
+		TupleDataInPlace(slot, pass->columns) : NULL;
+	bool		isnull = false;
+	Datum		key = data ? ColumnInPlace(data, pass->key_place) :
+		slot_getattr(slot, pass->key_at + 1, &isnull);
 	MemoryContext old;
 	int			share;
 	int			part;
@@ -188,16 +240,8 @@ ReceiveOfPass(TupleTableSlot *slot, DestReceiver *self)
 		key = PointerGetDatum(PG_DETOAST_DATUM_PACKED(key));
 	KeyPart(&pass->keys, key, 0, pass->share.shares, pass->parts, &share,
 			&part);
-	if (share == pass->share.number && TakeColumns(pass, slot))
-	{
-		/* what is wrong with a row has nothing to do with the query */
-		error_context_stack = pass->error_context;
-		AdapterReadRow(pass->adapter, pass->values, pass->isnull, &key,
-					   pass->row);
-		error_context_stack = inner;
-		RowTapeWrite(pass->tapes, part, key, pass->row);
-		pass->rows++;
-	}
+	if (share == pass->share.number)
+		TakeRow(pass, slot, data, key, part);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(pass->row_context);
 	return true;
@@ -232,30 +276,6 @@ ReadPass(Pass *pass, bool read_only)
 	adapter->rows_read += pass->rows;
 }
 
-static int
-CompareEntities(const void *a, const void *b, void *arg)
-{
-	SortSupport order = arg;
-
-	return ApplySortComparator(((const PartEntity *) a)->key, false,
-							   ((const PartEntity *) b)->key, false, order);
-}
-
-/* In the order of their keys, in which their embeddings are to lie. */
-static void
-SortEntities(const Source *source, PartEntity *entities, int count)
-{
-	const KeyColumn *key = &source->key.columns[0];
-	TypeCacheEntry *type = lookup_type_cache(key->type, TYPECACHE_LT_OPR);
-	SortSupportData order = {
-		.ssup_cxt = CurrentMemoryContext,
-		.ssup_collation = key->collation
-	};
-
-	PrepareSortSupportFromOrderingOp(type->lt_opr, &order);
-	qsort_arg(entities, count, sizeof(PartEntity), CompareEntities, &order);
-}
-
 /* Lets a row wait again, with those that others of its part's entities have. */
 static void
 SpillAgain(Pass *pass, int round, Datum key, RowTapes **rest)
@@ -277,13 +297,13 @@ SpillAgain(Pass *pass, int round, Datum key, RowTapes **rest)
 }
 
 /*
- * Takes rows of a part back: of as many entities as there is memory for.  Those
- * of others go to the tapes of *rest, if there are any.  Returns the number of
- * entities.
+ * Takes rows of a part back: of as many entities as there is memory for, whose
+ * keys come into `keys`.  Those of others go to the tapes of *rest, if there are
+ * any.  Returns the number of entities.
  */
 static int
-TakePart(Pass *pass, RowTapes *from, int tape, int round,
-		 PartEntity *entities, KeptRows **kept, RowTapes **rest)
+TakePart(Pass *pass, RowTapes *from, int tape, int round, Datum *keys,
+		 KeptRows **kept, RowTapes **rest)
 {
 	Adapter    *adapter = pass->adapter;
 	const KeyColumn *column = &adapter->source.key.columns[0];
@@ -305,10 +325,8 @@ TakePart(Pass *pass, RowTapes *from, int tape, int round,
 		{
 			MemoryContextSwitchTo(places_context);
 			place = count++;
-			entities[place].key = datumCopy(key, column->typbyval,
-											column->typlen);
-			entities[place].place = place;
-			KeyPlaceAdd(places, entities[place].key, place);
+			keys[place] = datumCopy(key, column->typbyval, column->typlen);
+			KeyPlaceAdd(places, keys[place], place);
 			MemoryContextSwitchTo(pass->row_context);
 		}
 		if (place >= 0)
@@ -338,10 +356,8 @@ AdaptPassPart(Pass *pass, RowTapes *from, int part, int round,
 			  const PassTaker *taker)
 {
 	Adapter    *adapter = pass->adapter;
-	PartEntity *entities;
-	KeptRows   *found;
 	KeptRows   *kept;
-	Datum	   *key;
+	Datum	   *keys;
 	RowTapes   *rest;
 	instr_time	lap;
 	int			count;
@@ -350,23 +366,15 @@ AdaptPassPart(Pass *pass, RowTapes *from, int part, int round,
 	INSTR_TIME_SET_CURRENT(lap);
 	MemoryContextReset(pass->places_context);
 	MemoryContextSwitchTo(pass->places_context);
-	entities = palloc(sizeof(PartEntity) * pass->part_entities);
-	count = TakePart(pass, from, part, round + 1, entities, &found, &rest);
-	SortEntities(&adapter->source, entities, count);
-	kept = palloc(sizeof(KeptRows) * Max(count, 1));
-	key = palloc(sizeof(Datum) * Max(count, 1));
-	for (int i = 0; i < count; i++)
-	{
-		key[i] = entities[i].key;
-		kept[i] = found[entities[i].place];
-	}
+	keys = palloc(sizeof(Datum) * pass->part_entities);
+	count = TakePart(pass, from, part, round + 1, keys, &kept, &rest);
 	adapter->reading_seconds += Lap(&lap);
 	for (int first = 0; first < count; first += adapter->part_entities)
 	{
-		Datum	   *keys[1] = {key + first};
+		Datum	   *some[1] = {keys + first};
 
 		AdaptKeptEntities(adapter, Min(adapter->part_entities, count - first),
-						  keys, kept + first, taker->read_only,
+						  some, kept + first, taker->read_only,
 						  taker->receive, taker->argument);
 	}
 	if (rest == NULL)

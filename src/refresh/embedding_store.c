@@ -12,13 +12,16 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "model/embedding.h"
 #include "model/statement.h"
 #include "refresh/embedding_store.h"
 #include "utils/builtins.h"
 #include "utils/queryenvironment.h"
+#include "utils/tuplesort.h"
 #include "utils/tuplestore.h"
+#include "utils/typcache.h"
 
 /* What an embedding is stored with, beside its key. */
 typedef enum StoredColumn
@@ -33,11 +36,17 @@ typedef enum StoredColumn
 
 struct EmbeddingStore
 {
-	int			keys;
+	const EntityKey *key;
 	EphemeralNamedRelationData adapted; /* key..., StoredColumn... */
+	TupleTableSlot *row;		/* of these */
+	TupleTableSlot *sorted;
+	Tuplesortstate *sort;		/* NULL where they are stored at once */
 	SPIPlanPtr	insert;			/* of what is new */
 	SPIPlanPtr	upsert;
 };
+
+/* Rows that are stored at a time when all are sorted. */
+#define SORTED_ROWS 8192
 
 /* No relation of a catalog comes before it. */
 #define ADAPTED "limaml: adapted"
@@ -139,7 +148,7 @@ EmbeddingStoreCreate(const Source *source, Oid embedding_type)
 	EmbeddingStore *store = palloc0(sizeof(EmbeddingStore));
 	Oid			types[1] = {INT4OID};
 
-	store->keys = source->key.count;
+	store->key = &source->key;
 	store->adapted.md.name = pstrdup(ADAPTED);
 	store->adapted.md.reliddesc = InvalidOid;
 	store->adapted.md.tupdesc = AdaptedRows(source, embedding_type);
@@ -147,6 +156,10 @@ EmbeddingStoreCreate(const Source *source, Oid embedding_type)
 	store->adapted.md.enrtuples = ADAPTED_ROWS;
 	if (SPI_register_relation(&store->adapted) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register \"%s\"", ADAPTED);
+	store->row = MakeSingleTupleTableSlot(store->adapted.md.tupdesc,
+										  &TTSOpsVirtual);
+	store->sorted = MakeSingleTupleTableSlot(store->adapted.md.tupdesc,
+											 &TTSOpsMinimalTuple);
 
 	/* one plan for all parts, so none is made for each */
 	store->insert = OwnPlan(InsertStatement(source->model, &source->key), 1,
@@ -170,37 +183,13 @@ HasEmbeddings(const Model *model, int version)
 	return SPI_processed > 0;
 }
 
-int64
-StoreEmbeddings(EmbeddingStore *store, int version,
-				const TrainedNetwork *trained, int count, Datum **key,
-				const AdaptedEntity *adapted, bool are_new)
+/* Stores the rows of a tuplestore, which is no more then. */
+static int64
+StoreRows(EmbeddingStore *store, int version, Tuplestorestate *rows,
+		  bool are_new)
 {
-	Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
-	Datum		values[INDEX_MAX_KEYS + STORED_COLUMNS];
-	bool		isnull[INDEX_MAX_KEYS + STORED_COLUMNS] = {0};
-	Datum	   *stored = values + store->keys;
 	Datum		parameters[1] = {Int32GetDatum(version)};
 
-	for (int i = 0; i < count; i++)
-	{
-		MetaEmbedding *embedding =
-			MakeMetaEmbedding(network_embedding_size(&trained->shape),
-							  trained->fingerprint, adapted[i].embedding);
-
-		for (int k = 0; k < store->keys; k++)
-			values[k] = key[k][i];
-		stored[STORED_EMBEDDING] = MetaEmbeddingPGetDatum(embedding);
-		stored[STORED_INTERACTIONS] =
-			Int32GetDatum((int32) Min(adapted[i].interactions,
-									  PG_INT32_MAX));
-		stored[STORED_ADAPTED_THROUGH] = adapted[i].adapted_through;
-		isnull[store->keys + STORED_ADAPTED_THROUGH] =
-			adapted[i].interactions == 0;
-		stored[STORED_LOSS_BEFORE] = Float4GetDatum(adapted[i].loss_before);
-		stored[STORED_LOSS_AFTER] = Float4GetDatum(adapted[i].loss_after);
-		tuplestore_putvalues(rows, store->adapted.md.tupdesc, values, isnull);
-		pfree(embedding);
-	}
 	store->adapted.reldata = rows;
 	if (SPI_execute_plan(are_new ? store->insert : store->upsert, parameters,
 						 NULL, false, 0) != SPI_OK_INSERT)
@@ -208,4 +197,104 @@ StoreEmbeddings(EmbeddingStore *store, int version,
 	store->adapted.reldata = NULL;
 	tuplestore_end(rows);
 	return (int64) SPI_processed;
+}
+
+/* Makes store->row that of entity i. */
+static void
+FillRow(EmbeddingStore *store, Datum **key, int i,
+		const MetaEmbedding *embedding, const AdaptedEntity *adapted)
+{
+	Datum	   *values = store->row->tts_values;
+	Datum	   *stored = values + store->key->count;
+	bool	   *isnull = store->row->tts_isnull;
+
+	ExecClearTuple(store->row);
+	for (int k = 0; k < store->key->count; k++)
+		values[k] = key[k][i];
+	stored[STORED_EMBEDDING] = MetaEmbeddingPGetDatum(embedding);
+	stored[STORED_INTERACTIONS] =
+		Int32GetDatum((int32) Min(adapted->interactions, PG_INT32_MAX));
+	stored[STORED_ADAPTED_THROUGH] = adapted->adapted_through;
+	stored[STORED_LOSS_BEFORE] = Float4GetDatum(adapted->loss_before);
+	stored[STORED_LOSS_AFTER] = Float4GetDatum(adapted->loss_after);
+	memset(isnull, 0, sizeof(bool) * (store->key->count + STORED_COLUMNS));
+	isnull[store->key->count + STORED_ADAPTED_THROUGH] =
+		adapted->interactions == 0;
+	ExecStoreVirtualTuple(store->row);
+}
+
+int64
+StoreEmbeddings(EmbeddingStore *store, int version,
+				const TrainedNetwork *trained, int count, Datum **key,
+				const AdaptedEntity *adapted, bool are_new)
+{
+	Tuplestorestate *rows = store->sort ? NULL :
+		tuplestore_begin_heap(false, false, work_mem);
+
+	for (int i = 0; i < count; i++)
+	{
+		MetaEmbedding *embedding =
+			MakeMetaEmbedding(network_embedding_size(&trained->shape),
+							  trained->fingerprint, adapted[i].embedding);
+
+		FillRow(store, key, i, embedding, &adapted[i]);
+		if (rows)
+			tuplestore_puttupleslot(rows, store->row);
+		else
+			tuplesort_puttupleslot(store->sort, store->row);
+		pfree(embedding);
+	}
+	return rows ? StoreRows(store, version, rows, are_new) : 0;
+}
+
+void
+SortEmbeddings(EmbeddingStore *store, Size memory)
+{
+	int			count = store->key->count;
+	AttrNumber	columns[INDEX_MAX_KEYS];
+	Oid			operators[INDEX_MAX_KEYS];
+	Oid			collations[INDEX_MAX_KEYS];
+	bool		nulls_first[INDEX_MAX_KEYS] = {0};
+
+	for (int k = 0; k < count; k++)
+	{
+		const KeyColumn *column = &store->key->columns[k];
+
+		columns[k] = (AttrNumber) (k + 1);
+		operators[k] = lookup_type_cache(column->type,
+										 TYPECACHE_LT_OPR)->lt_opr;
+		collations[k] = column->collation;
+	}
+	store->sort = tuplesort_begin_heap(store->adapted.md.tupdesc, count,
+									   columns, operators, collations,
+									   nulls_first, (int) (memory / 1024),
+									   NULL, TUPLESORT_NONE);
+}
+
+int64
+StoreSortedEmbeddings(EmbeddingStore *store, int version, bool are_new)
+{
+	int64		stored = 0;
+	bool		more;
+
+	tuplesort_performsort(store->sort);
+	do
+	{
+		Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
+		int			count = 0;
+
+		CHECK_FOR_INTERRUPTS();
+		while (count < SORTED_ROWS &&
+			   (more = tuplesort_gettupleslot(store->sort, true, false,
+											  store->sorted, NULL)))
+		{
+			tuplestore_puttupleslot(rows, store->sorted);
+			count++;
+		}
+		stored += StoreRows(store, version, rows, are_new);
+	} while (more);
+	ExecClearTuple(store->sorted);
+	tuplesort_end(store->sort);
+	store->sort = NULL;
+	return stored;
 }

@@ -383,6 +383,13 @@ MemoryOfRows(void)
 	return (Size) refresh_work_mem * 1024 / 8 * 5;
 }
 
+/* And embeddings of a share until they are stored; see embedding_store.h. */
+static Size
+MemoryOfSort(void)
+{
+	return (Size) refresh_work_mem * 1024 / 8;
+}
+
 /*
  * Whether all entities are to be adapted, so that where they are many it can be
  * done in passes over their rows.  What a transaction has stored before the
@@ -1026,10 +1033,19 @@ RefreshShare(BatchRun *run, const EntityShare *share)
 	Refresh    *refresh = run->refresh;
 	Adapter    *adapter = &run->version->adapter;
 	const Model *model = refresh->model;
+	instr_time	start;
+	int64		stored;
 
+	SortEmbeddings(refresh->store, MemoryOfSort());
 	AdaptShare(adapter, share, refresh->run->job.entities,
 			   MemoryOfRows() / refresh->versions, true, ReceiveAdapted, run);
 	MemoryContextSwitchTo(refresh->batch);
+	INSTR_TIME_SET_CURRENT(start);
+	stored = StoreSortedEmbeddings(refresh->store, run->version->number,
+								   run->are_new);
+	run->work.writing += Lap(&start);
+	if (run->version == &refresh->version[0])
+		run->work.entities += stored;
 	if (refresh->run->job.are_new)
 		return;
 	ForShareOfKeys(run, share,
