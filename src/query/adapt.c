@@ -703,6 +703,9 @@ AdaptKeptRows(Adapter *adapter, int count, KeptRows *kept, Datum **key,
 	TrainedNetworkAdapts(trained);
 	for (int i = 0; i < count; i++)
 	{
+		/* an entity's rows may lie anywhere */
+		if (i + 1 < count)
+			PrefetchRows(&adapter->form, &kept[i + 1]);
 		for (int k = 0; key && k < adapter->source.key.count; k++)
 			values[i][k] = key[k][i];
 		adapted[i].interactions = kept[i].interactions;

@@ -28,6 +28,9 @@
 /* About what a copy of a time takes that is no value (numeric). */
 #define TIME_COPY_SIZE 32
 
+/* Bytes that memory fetches at a time. */
+#define CACHE_LINE 64
+
 /* About how long the list of a row's categories is, and what a copy costs. */
 #define TYPICAL_LIST 8
 #define ALLOCATION_SIZE 16
@@ -208,6 +211,14 @@ SortRows(const RowForm *form, KeptRows *kept)
 					  CompareSameTime, arg);
 		first = i;
 	}
+}
+
+void
+PrefetchRows(const RowForm *form, const KeptRows *kept)
+{
+	for (int i = 0; i < kept->count; i++)
+		for (Size at = 0; at < KeptRowSize(form); at += CACHE_LINE)
+			__builtin_prefetch((const char *) kept->rows[i] + at);
 }
 
 void

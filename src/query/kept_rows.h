@@ -114,4 +114,7 @@ extern void SendRows(const RowForm *form, KeptRows *kept, StringInfo buffer);
 extern bool ReceiveRows(const RowForm *form, KeptRows *kept,
 						StringInfo buffer);
 
+/* Has memory fetch rows that are needed soon. */
+extern void PrefetchRows(const RowForm *form, const KeptRows *kept);
+
 #endif							/* QUERY_KEPT_ROWS_H */

@@ -128,6 +128,29 @@ CALL limaml_refresh('paired');
 SELECT j.state, j.entities, s.shares FROM limaml.job j JOIN limaml.stored_job s ON s.id = j.job WHERE j.model = 'paired';
 SELECT count(*) FILTER (WHERE limaml_adapt('paired', pair) IS DISTINCT FROM embedding) AS differ, count(*) AS compared FROM paired_embedding WHERE pair[1] % 500 = 0;
 
+-- Columns that are read where they lie, each being of one length: some null, one younger than most rows, a partition in another order
+CREATE TABLE plain (tiny smallint, clicked boolean, f real, who uuid, g double precision, at timestamptz, kind integer) PARTITION BY LIST ((kind % 2));
+CREATE TABLE plain_even PARTITION OF plain FOR VALUES IN (0);
+CREATE TABLE plain_odd (kind integer, at timestamptz, tiny smallint, clicked boolean, g double precision, who uuid, f real);
+ALTER TABLE plain ATTACH PARTITION plain_odd FOR VALUES IN (1);
+CREATE FUNCTION plain_rows(first integer, last integer) RETURNS TABLE (tiny smallint, clicked boolean, f real, who uuid, g double precision, at timestamptz, kind integer) LANGUAGE sql AS $$
+	SELECT n % 13, hashint4(n) % 3 = 0, CASE WHEN n % 7 > 0 THEN n % 11 END, md5((n % 9000)::text)::uuid, n % 17 / 3.0, timestamptz '2026-01-01 UTC' + n * interval '1 s', n % 5
+	FROM generate_series(first, last) n
+$$;
+INSERT INTO plain SELECT * FROM plain_rows(1, 30000);
+ALTER TABLE plain ADD COLUMN late real DEFAULT 2.5;
+INSERT INTO plain SELECT p.*, tiny / 7.0 FROM plain_rows(30001, 60000) p;
+INSERT INTO plain SELECT 1, CASE WHEN n > 10 THEN true END, 1, md5(n::text)::uuid, 1, CASE WHEN n <= 10 THEN timestamptz '2026-02-01 UTC' END, 1, 1 FROM generate_series(1, 20) n;
+ANALYZE plain;
+CREATE VIEW few_plain AS SELECT * FROM plain WHERE who < '02000000-0000-0000-0000-000000000000';
+SELECT limaml_create_model(model, relation::regclass, '{who}', 'clicked', 'at', '{late,tiny,f,g,kind:category}', options => '{"embedding_size": 8, "meta_hidden": [8], "global_hidden": [8], "epochs": 1}')
+FROM (VALUES ('few_plain', 'few_plain'), ('plain', 'plain')) v (model, relation);
+SELECT version FROM limaml_train('few_plain');
+SELECT limaml_import('plain', limaml_export('few_plain'));
+CALL limaml_refresh('plain');
+SELECT j.state, j.entities, j.interactions, s.shares FROM limaml.job j JOIN limaml.stored_job s ON s.id = j.job WHERE j.model = 'plain';
+SELECT count(*) FILTER (WHERE limaml_adapt('plain', who) IS DISTINCT FROM embedding) AS differ, count(*) AS compared, count(DISTINCT embedding) > 100 AS different FROM plain_embedding WHERE who < '08000000-0000-0000-0000-000000000000';
+
 -- Changes: the keys of all that a pass adapts are taken, and no other
 SELECT create_model('changed', 'shown', '{"staleness": "changes"}'), limaml_import('changed', limaml_export('few'));
 CALL limaml_refresh('changed');
@@ -161,6 +184,6 @@ SELECT count(*), sum(interactions), count(DISTINCT embedding) > 10 AS different 
 SELECT count(*) FILTER (WHERE limaml_adapt('likes', who) IS DISTINCT FROM embedding) AS differ, count(*) AS compared FROM likes_embedding WHERE who % 1000 < 1;
 
 SET client_min_messages = error;
-SELECT limaml_drop_model(model) FROM unnest('{few,shown,copied,rated,few_pairs,paired,changed,likes}'::text[]) model;
+SELECT limaml_drop_model(model) FROM unnest('{few,shown,copied,rated,few_pairs,paired,few_plain,plain,changed,likes}'::text[]) model;
 DROP SCHEMA pass_test CASCADE;
 DROP ROLE limaml_pass_owner;
