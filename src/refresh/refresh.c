@@ -383,11 +383,18 @@ MemoryOfRows(void)
 	return (Size) refresh_work_mem * 1024 / 8 * 5;
 }
 
-/* And embeddings of a share until they are stored; see embedding_store.h. */
+/* Of that, in a pass, embeddings until they are stored; see embedding_store.h. */
 static Size
 MemoryOfSort(void)
 {
 	return (Size) refresh_work_mem * 1024 / 8;
+}
+
+/* And the rows that a version's pass takes back at a time. */
+static Size
+MemoryOfPass(const Refresh *refresh)
+{
+	return (MemoryOfRows() - MemoryOfSort()) / refresh->versions;
 }
 
 /*
@@ -444,8 +451,7 @@ WriteShares(const Refresh *refresh, int64 entities)
 
 	for (int v = 0; v < refresh->versions; v++)
 		shares = Max(shares, PassShares(&refresh->version[v].adapter, entities,
-										job->workers,
-										MemoryOfRows() / refresh->versions));
+										job->workers, MemoryOfPass(refresh)));
 	for (int s = 0; s < shares; s++)
 		JobAddBatch(job, s, entities / shares, 0, NULL);
 	return shares;
@@ -1038,7 +1044,7 @@ RefreshShare(BatchRun *run, const EntityShare *share)
 
 	SortEmbeddings(refresh->store, MemoryOfSort());
 	AdaptShare(adapter, share, refresh->run->job.entities,
-			   MemoryOfRows() / refresh->versions, true, ReceiveAdapted, run);
+			   MemoryOfPass(refresh), true, ReceiveAdapted, run);
 	MemoryContextSwitchTo(refresh->batch);
 	INSTR_TIME_SET_CURRENT(start);
 	stored = StoreSortedEmbeddings(refresh->store, run->version->number,
