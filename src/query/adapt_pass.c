@@ -34,6 +34,20 @@
 /* Tapes for the rows of a part's entities that did not fit. */
 #define REST_PARTS 16
 
+/* Of the key's hash, after that which parts the share. */
+#define FIRST_ROUND 1
+
+/* The rows of a part's entities, which come in any order. */
+typedef struct PartRows
+{
+	int			round;			/* of the hash by which rows that do not fit wait */
+	int			count;			/* entities so far */
+	Datum	   *keys;
+	KeptRows   *kept;
+	KeyPlaces  *places;
+	RowTapes   *rest;			/* NULL while all fit */
+} PartRows;
+
 /* A pass over the relation: whose rows it takes, and where they go. */
 typedef struct Pass
 {
@@ -45,7 +59,8 @@ typedef struct Pass
 	Size		memory;			/* that rows may take */
 	int			parts;
 	int			part_entities;	/* as many as there is memory for */
-	RowTapes   *tapes;			/* one a part */
+	PartRows   *only_part;		/* whose rows need not wait on disk; or NULL */
+	RowTapes   *tapes;			/* one a part, where there are more */
 	KeptRow    *row;			/* the one that is being read */
 	MemoryContext row_context;
 	MemoryContext kept_context; /* of what is kept of a part's rows */
@@ -72,20 +87,33 @@ PassIsPossible(const Adapter *adapter)
 	return adapter->source.key_has_places;
 }
 
-int64
-PassEntities(const Adapter *adapter)
+/* How many rows the planner thinks that a query has. */
+static int64
+PlannedRows(const char *sql)
 {
-	SPIPlanPtr	plan = SPI_prepare(SourceKeysQuery(&adapter->source), 0, NULL);
+	SPIPlanPtr	plan = SPI_prepare(sql, 0, NULL);
 	CachedPlan *planned;
 	double		rows;
 
 	if (plan == NULL)
-		elog(ERROR, "could not prepare a query for the entities");
+		elog(ERROR, "could not prepare a query for all interactions");
 	planned = SPI_plan_get_cached_plan(plan);
 	rows = linitial_node(PlannedStmt, planned->stmt_list)->planTree->plan_rows;
 	ReleaseCachedPlan(planned, NULL);
 	SPI_freeplan(plan);
 	return (int64) Min(rows, (double) PG_INT64_MAX / 2);
+}
+
+int64
+PassEntities(const Adapter *adapter)
+{
+	return PlannedRows(SourceKeysQuery(&adapter->source));
+}
+
+int64
+PassRows(const Adapter *adapter)
+{
+	return PlannedRows(SourceAllQuery(&adapter->source));
 }
 
 /* Entities of a part, for whose rows there is memory. */
@@ -119,6 +147,66 @@ ShareHasKey(const EntityShare *share, const KeyParts *keys, Datum key)
 
 	KeyPart(keys, key, 0, share->shares, 1, &number, &part);
 	return number == share->number;
+}
+
+/* Lets a row wait, with those that others of its part's entities have. */
+static void
+SpillAgain(Pass *pass, PartRows *part, Datum key)
+{
+	const KeyColumn *column = &pass->adapter->source.key.columns[0];
+	MemoryContext old = CurrentMemoryContext;
+	int			share;
+	int			tape;
+
+	if (part->rest == NULL)
+	{
+		MemoryContextSwitchTo(pass->adapter->batch);
+		part->rest = RowTapesCreate(&pass->adapter->form, REST_PARTS, 0,
+									column->typlen, column->typbyval);
+		MemoryContextSwitchTo(old);
+	}
+	KeyPart(&pass->keys, key, part->round, 1, REST_PARTS, &share, &tape);
+	RowTapeWrite(part->rest, tape, key, pass->row);
+}
+
+/* A part without rows; that of before is gone. */
+static void
+StartPart(Pass *pass, PartRows *part, int round)
+{
+	MemoryContext old;
+
+	MemoryContextReset(pass->places_context);
+	old = MemoryContextSwitchTo(pass->places_context);
+	part->round = round;
+	part->count = 0;
+	part->keys = palloc(sizeof(Datum) * pass->part_entities);
+	part->kept = NewKeptRows(&pass->adapter->form, pass->kept_context,
+							 pass->part_entities);
+	part->places = KeyPlacesCreate(&pass->adapter->source.key, 0, NULL);
+	part->rest = NULL;
+	MemoryContextSwitchTo(old);
+}
+
+/* Takes pass->row, of as many entities as there is memory for. */
+static void
+TakeIntoPart(Pass *pass, PartRows *part, Datum key)
+{
+	const KeyColumn *column = &pass->adapter->source.key.columns[0];
+	int			place = KeyPlace(part->places, key);
+
+	if (place < 0 && part->count < pass->part_entities)
+	{
+		MemoryContext old = MemoryContextSwitchTo(pass->places_context);
+
+		place = part->count++;
+		part->keys[place] = datumCopy(key, column->typbyval, column->typlen);
+		KeyPlaceAdd(part->places, part->keys[place], place);
+		MemoryContextSwitchTo(old);
+	}
+	if (place >= 0)
+		KeepRow(&pass->adapter->form, &part->kept[place], pass->row);
+	else
+		SpillAgain(pass, part, key);
 }
 
 /* The places of the columns, where all have one. */
@@ -190,7 +278,7 @@ TakeColumns(Pass *pass, TupleTableSlot *slot)
 	return !pass->isnull[0] && !pass->isnull[1];
 }
 
-/* Reads a row that is of the share, where it is usable, and lets it wait. */
+/* Reads a row that is of the share, where it is usable, and takes it. */
 static void
 TakeRow(Pass *pass, TupleTableSlot *slot, const char *data, Datum key,
 		int part)
@@ -214,7 +302,10 @@ TakeRow(Pass *pass, TupleTableSlot *slot, const char *data, Datum key,
 	else
 		AdapterReadRow(adapter, pass->values, pass->isnull, &key, pass->row);
 	error_context_stack = inner;
-	RowTapeWrite(pass->tapes, part, key, pass->row);
+	if (pass->only_part)
+		TakeIntoPart(pass, pass->only_part, key);
+	else
+		RowTapeWrite(pass->tapes, part, key, pass->row);
 	pass->rows++;
 }
 
@@ -266,77 +357,17 @@ ReadPass(Pass *pass, bool read_only)
 	if (plan == NULL)
 		elog(ERROR, "could not prepare the query for all interactions");
 	MemoryContextSwitchTo(adapter->batch);
-	pass->tapes = RowTapesCreate(&adapter->form, pass->parts, pass->memory,
-								 key->typlen, key->typbyval);
+	if (pass->only_part == NULL)
+		pass->tapes = RowTapesCreate(&adapter->form, pass->parts,
+									 pass->memory, key->typlen,
+									 key->typbyval);
 	if (SPI_execute_plan_extended(plan, &options) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the interactions");
 	SPI_freeplan(plan);
 	MemoryContextSwitchTo(adapter->batch);
-	RowTapesWritten(pass->tapes);
+	if (pass->tapes)
+		RowTapesWritten(pass->tapes);
 	adapter->rows_read += pass->rows;
-}
-
-/* Lets a row wait again, with those that others of its part's entities have. */
-static void
-SpillAgain(Pass *pass, int round, Datum key, RowTapes **rest)
-{
-	const KeyColumn *column = &pass->adapter->source.key.columns[0];
-	MemoryContext old = CurrentMemoryContext;
-	int			share;
-	int			part;
-
-	if (*rest == NULL)
-	{
-		MemoryContextSwitchTo(pass->adapter->batch);
-		*rest = RowTapesCreate(&pass->adapter->form, REST_PARTS, 0,
-							   column->typlen, column->typbyval);
-		MemoryContextSwitchTo(old);
-	}
-	KeyPart(&pass->keys, key, round, 1, REST_PARTS, &share, &part);
-	RowTapeWrite(*rest, part, key, pass->row);
-}
-
-/*
- * Takes rows of a part back: of as many entities as there is memory for, whose
- * keys come into `keys`.  Those of others go to the tapes of *rest, if there are
- * any.  Returns the number of entities.
- */
-static int
-TakePart(Pass *pass, RowTapes *from, int tape, int round, Datum *keys,
-		 KeptRows **kept, RowTapes **rest)
-{
-	Adapter    *adapter = pass->adapter;
-	const KeyColumn *column = &adapter->source.key.columns[0];
-	KeyPlaces  *places = KeyPlacesCreate(&adapter->source.key, 0, NULL);
-	MemoryContext places_context = CurrentMemoryContext;
-	MemoryContext old = MemoryContextSwitchTo(pass->row_context);
-	int			count = 0;
-	Datum		key;
-
-	*rest = NULL;
-	*kept = NewKeptRows(&adapter->form, pass->kept_context,
-						pass->part_entities);
-	while (RowTapeRead(from, tape, &key, pass->row))
-	{
-		int			place = KeyPlace(places, key);
-
-		CHECK_FOR_INTERRUPTS();
-		if (place < 0 && count < pass->part_entities)
-		{
-			MemoryContextSwitchTo(places_context);
-			place = count++;
-			keys[place] = datumCopy(key, column->typbyval, column->typlen);
-			KeyPlaceAdd(places, keys[place], place);
-			MemoryContextSwitchTo(pass->row_context);
-		}
-		if (place >= 0)
-			KeepRow(&adapter->form, &(*kept)[place], pass->row);
-		else
-			SpillAgain(pass, round, key, rest);
-		MemoryContextReset(pass->row_context);
-	}
-	MemoryContextSwitchTo(old);
-	return count;
 }
 
 /* Who takes what a pass adapts. */
@@ -347,42 +378,57 @@ typedef struct PassTaker
 	void	   *argument;
 } PassTaker;
 
+static void AdaptWaiting(Pass *pass, RowTapes *from, int tape, int round,
+						 const PassTaker *taker);
+
 /*
  * Adapts and hands over the entities of a part: those that fit, and then those
  * of the parts that the others' rows are in.
  */
 static void
-AdaptPassPart(Pass *pass, RowTapes *from, int part, int round,
-			  const PassTaker *taker)
+AdaptPart(Pass *pass, PartRows *part, const PassTaker *taker)
 {
 	Adapter    *adapter = pass->adapter;
-	KeptRows   *kept;
-	Datum	   *keys;
-	RowTapes   *rest;
-	instr_time	lap;
-	int			count;
 
 	check_stack_depth();
-	INSTR_TIME_SET_CURRENT(lap);
-	MemoryContextReset(pass->places_context);
-	MemoryContextSwitchTo(pass->places_context);
-	keys = palloc(sizeof(Datum) * pass->part_entities);
-	count = TakePart(pass, from, part, round + 1, keys, &kept, &rest);
-	adapter->reading_seconds += Lap(&lap);
-	for (int first = 0; first < count; first += adapter->part_entities)
+	for (int first = 0; first < part->count; first += adapter->part_entities)
 	{
-		Datum	   *some[1] = {keys + first};
+		Datum	   *keys[1] = {part->keys + first};
 
-		AdaptKeptEntities(adapter, Min(adapter->part_entities, count - first),
-						  some, kept + first, taker->read_only,
+		AdaptKeptEntities(adapter, Min(adapter->part_entities,
+									   part->count - first), keys,
+						  part->kept + first, taker->read_only,
 						  taker->receive, taker->argument);
 	}
-	if (rest == NULL)
+	if (part->rest == NULL)
 		return;
-	RowTapesWritten(rest);
+	RowTapesWritten(part->rest);
 	for (int p = 0; p < REST_PARTS; p++)
-		AdaptPassPart(pass, rest, p, round + 1, taker);
-	RowTapesClose(rest);
+		AdaptWaiting(pass, part->rest, p, part->round + 1, taker);
+	RowTapesClose(part->rest);
+}
+
+/* Takes back the rows of a part that wait on a tape, and adapts it. */
+static void
+AdaptWaiting(Pass *pass, RowTapes *from, int tape, int round,
+			 const PassTaker *taker)
+{
+	MemoryContext old = MemoryContextSwitchTo(pass->row_context);
+	PartRows	part;
+	instr_time	lap;
+	Datum		key;
+
+	INSTR_TIME_SET_CURRENT(lap);
+	StartPart(pass, &part, round);
+	while (RowTapeRead(from, tape, &key, pass->row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		TakeIntoPart(pass, &part, key);
+		MemoryContextReset(pass->row_context);
+	}
+	MemoryContextSwitchTo(old);
+	pass->adapter->reading_seconds += Lap(&lap);
+	AdaptPart(pass, &part, taker);
 }
 
 void
@@ -411,6 +457,7 @@ AdaptShare(Adapter *adapter, const EntityShare *share, int64 entities,
 		.receive = receive,
 		.argument = argument
 	};
+	PartRows	only_part;
 	instr_time	lap;
 
 	AdapterReadItems(adapter, read_only);
@@ -436,10 +483,20 @@ AdaptShare(Adapter *adapter, const EntityShare *share, int64 entities,
 	pass.at = palloc(sizeof(int) * columns);
 	pass.values = palloc(sizeof(Datum) * columns);
 	pass.isnull = palloc(sizeof(bool) * columns);
+	if (pass.parts == 1)
+	{
+		pass.only_part = &only_part;
+		StartPart(&pass, &only_part, FIRST_ROUND);
+	}
 	ReadPass(&pass, read_only);
 	adapter->reading_seconds += Lap(&lap);
-	for (int p = 0; p < pass.parts; p++)
-		AdaptPassPart(&pass, pass.tapes, p, 0, &taker);
-	RowTapesClose(pass.tapes);
+	if (pass.only_part)
+		AdaptPart(&pass, &only_part, &taker);
+	else
+	{
+		for (int p = 0; p < pass.parts; p++)
+			AdaptWaiting(&pass, pass.tapes, p, FIRST_ROUND, &taker);
+		RowTapesClose(pass.tapes);
+	}
 	MemoryContextSwitchTo(caller);
 }

@@ -6,7 +6,8 @@
  *
  * A pass needs no list of the entities.  Whose share an entity is in follows
  * from a hash of its key, and so does the part of the share in which its rows
- * wait on disk; then a part at a time is taken back, and fits in memory.
+ * wait on disk; then a part at a time is taken back, and fits in memory.  Where
+ * all of a share's rows that count fit there, none waits.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,8 +29,9 @@ typedef struct EntityShare
 /* Whether there can be one: the key has one column, which hashes. */
 extern bool PassIsPossible(const Adapter *adapter);
 
-/* How many entities the planner thinks that there are. */
+/* How many entities, and rows, the planner thinks that there are. */
 extern int64 PassEntities(const Adapter *adapter);
+extern int64 PassRows(const Adapter *adapter);
 
 /*
  * In how many shares so many entities are adapted by so many workers, each of

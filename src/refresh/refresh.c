@@ -60,9 +60,12 @@
  * them, as few as are done within a second, and of few entities a share, for
  * all workers to have some.  Where they are found in a pass over the relation, a
  * batch is a worker's share of all, or as many as a hash table in the memory
- * there is has room for.
+ * there is has room for.  Of all entities those are looked up that are no more
+ * than a batch has room for, and whose rows are so few: of many rows those of
+ * every batch are on every page.
  */
 #define MOST_ENTITIES 8192
+#define MOST_ROWS (1 << 20)
 #define LEAST_ENTITIES 16
 #define SHARE_OF_ENTITIES 8
 #define MOST_ENTITIES_OF_PASS (1 << 20)
@@ -752,7 +755,8 @@ ListEntities(void *argument)
 					  job->only_stale, job->started_at);
 		all = AllAreStale(refresh, &stale);
 		total = all ? PassEntities(&refresh->version[0].adapter) : 0;
-		if (total > MOST_ENTITIES)
+		if (total > MOST_ENTITIES ||
+			(all && PassRows(&refresh->version[0].adapter) > MOST_ROWS))
 		{
 			MemoryContextSwitchTo(refresh->context);
 			newest = NewestOfRows(refresh);

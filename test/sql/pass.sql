@@ -151,6 +151,22 @@ CALL limaml_refresh('plain');
 SELECT j.state, j.entities, j.interactions, s.shares FROM limaml.job j JOIN limaml.stored_job s ON s.id = j.job WHERE j.model = 'plain';
 SELECT count(*) FILTER (WHERE limaml_adapt('plain', who) IS DISTINCT FROM embedding) AS differ, count(*) AS compared, count(DISTINCT embedding) > 100 AS different FROM plain_embedding WHERE who < '08000000-0000-0000-0000-000000000000';
 
+-- Of few entities those with very many rows are found by a pass, too, and their rows need not wait; but where they are not so few
+CREATE TABLE long AS SELECT n % 6000 AS member_id, timestamptz '2026-01-01 UTC' + n * interval '1 s' AS at, n % 11 AS price, hashint4(n) % 3 = 0 AS clicked, 't' || n % 7 AS title, NULL::text[] AS words FROM generate_series(1, 40000) n;
+ALTER TABLE long ALTER COLUMN member_id SET (n_distinct = 30);
+ANALYZE long;
+CREATE VIEW few_long AS SELECT * FROM long WHERE member_id < 30;
+SELECT create_model(model, model::regclass), limaml_import(model, limaml_export('few')) FROM unnest('{few_long,long}'::text[]) model;
+UPDATE pg_class SET reltuples = 3000000 WHERE oid = 'long'::regclass;
+CALL limaml_refresh('long');
+SET limaml.work_mem = '1MB';
+CALL limaml_refresh('long', NULL, false);
+CALL limaml_refresh('few_long');
+RESET limaml.work_mem;
+SELECT j.model, j.kind, j.entities, j.adapted, j.interactions, s.shares FROM limaml.job j JOIN limaml.stored_job s ON s.id = j.job WHERE j.model IN ('long', 'few_long') ORDER BY j.job;
+SELECT count(*) FILTER (WHERE limaml_adapt('long', member_id) IS DISTINCT FROM embedding) AS differ, count(*) AS compared FROM long_embedding WHERE member_id % 100 = 0;
+SELECT count(*) FILTER (WHERE l.embedding IS DISTINCT FROM f.embedding) AS differ, count(*) AS compared FROM long_embedding l JOIN few_long_embedding f USING (member_id);
+
 -- Changes: the keys of all that a pass adapts are taken, and no other
 SELECT create_model('changed', 'shown', '{"staleness": "changes"}'), limaml_import('changed', limaml_export('few'));
 CALL limaml_refresh('changed');
@@ -184,6 +200,6 @@ SELECT count(*), sum(interactions), count(DISTINCT embedding) > 10 AS different 
 SELECT count(*) FILTER (WHERE limaml_adapt('likes', who) IS DISTINCT FROM embedding) AS differ, count(*) AS compared FROM likes_embedding WHERE who % 1000 < 1;
 
 SET client_min_messages = error;
-SELECT limaml_drop_model(model) FROM unnest('{few,shown,copied,rated,few_pairs,paired,few_plain,plain,changed,likes}'::text[]) model;
+SELECT limaml_drop_model(model) FROM unnest('{few,shown,copied,rated,few_pairs,paired,few_plain,plain,few_long,long,changed,likes}'::text[]) model;
 DROP SCHEMA pass_test CASCADE;
 DROP ROLE limaml_pass_owner;
