@@ -256,12 +256,13 @@ start_entity(const Network *network, LoopEntity *entity, real *x)
 static void
 take_loss(LoopEntity *entity, int k, real loss)
 {
-	real		most = entity->loss[0] > entity->at_zero ? entity->loss[0] :
-		entity->at_zero;
+	real		most;
 
 	entity->loss[k] = loss;
 	if (k == 0)
 		return;
+	most = entity->loss[0] > entity->at_zero ? entity->loss[0] :
+		entity->at_zero;
 	if (loss > entity->loss[k - 1])
 		entity->rises++;
 	if (!(loss <= DIVERGENCE * most))

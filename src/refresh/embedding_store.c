@@ -51,7 +51,7 @@ struct EmbeddingStore
 /* No relation of a catalog comes before it. */
 #define ADAPTED "limaml: adapted"
 
-/* About as many rows as it has. */
+/* Rows that its plans are made for; of more, too, each is looked up by key. */
 #define ADAPTED_ROWS 500
 
 static const char *
@@ -183,11 +183,12 @@ HasEmbeddings(const Model *model, int version)
 	return SPI_processed > 0;
 }
 
-/* Stores the rows of a tuplestore, which is no more then. */
+/* Stores the rows of a tuplestore, which is gone then. */
 static int64
 StoreRows(EmbeddingStore *store, int version, Tuplestorestate *rows,
 		  bool are_new)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	Datum		parameters[1] = {Int32GetDatum(version)};
 
 	store->adapted.reldata = rows;
@@ -196,6 +197,9 @@ StoreRows(EmbeddingStore *store, int version, Tuplestorestate *rows,
 		elog(ERROR, "could not store embeddings");
 	store->adapted.reldata = NULL;
 	tuplestore_end(rows);
+
+	/* a plan leaves its procedure's */
+	MemoryContextSwitchTo(caller);
 	return (int64) SPI_processed;
 }
 
@@ -247,6 +251,13 @@ StoreEmbeddings(EmbeddingStore *store, int version,
 	return rows ? StoreRows(store, version, rows, are_new) : 0;
 }
 
+/* After an error, its memory is gone. */
+static void
+ForgetSort(void *store)
+{
+	((EmbeddingStore *) store)->sort = NULL;
+}
+
 void
 SortEmbeddings(EmbeddingStore *store, Size memory)
 {
@@ -255,6 +266,7 @@ SortEmbeddings(EmbeddingStore *store, Size memory)
 	Oid			operators[INDEX_MAX_KEYS];
 	Oid			collations[INDEX_MAX_KEYS];
 	bool		nulls_first[INDEX_MAX_KEYS] = {0};
+	MemoryContextCallback *gone = palloc(sizeof(MemoryContextCallback));
 
 	for (int k = 0; k < count; k++)
 	{
@@ -265,6 +277,9 @@ SortEmbeddings(EmbeddingStore *store, Size memory)
 										 TYPECACHE_LT_OPR)->lt_opr;
 		collations[k] = column->collation;
 	}
+	gone->func = ForgetSort;
+	gone->arg = store;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, gone);
 	store->sort = tuplesort_begin_heap(store->adapted.md.tupdesc, count,
 									   columns, operators, collations,
 									   nulls_first, (int) (memory / 1024),

@@ -39,7 +39,8 @@ extern int64 StoreEmbeddings(EmbeddingStore *store, int version,
 /*
  * Has embeddings wait, from now on, in about so much memory or on disk, until
  * all are stored in the order of their keys; StoreEmbeddings returns 0 then.
- * An index takes keys in their order in less than half of the time.
+ * They are the current memory context's.  An index takes keys in their order in
+ * less than half of the time; that a key is there already shows only in the end.
  */
 extern void SortEmbeddings(EmbeddingStore *store, Size memory);
 extern int64 StoreSortedEmbeddings(EmbeddingStore *store, int version,

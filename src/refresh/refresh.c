@@ -1050,6 +1050,10 @@ RefreshShare(BatchRun *run, const EntityShare *share)
 	AdaptShare(adapter, share, refresh->run->job.entities,
 			   MemoryOfPass(refresh), true, ReceiveAdapted, run);
 	MemoryContextSwitchTo(refresh->batch);
+	if (refresh->run->process)
+		pgstat_report_activity(STATE_RUNNING,
+							   psprintf("limaml: refreshing version %d of model \"%s\", storing embeddings",
+										run->version->number, model->name));
 	INSTR_TIME_SET_CURRENT(start);
 	stored = StoreSortedEmbeddings(refresh->store, run->version->number,
 								   run->are_new);

@@ -138,7 +138,7 @@ CREATE FUNCTION plain_rows(first integer, last integer) RETURNS TABLE (tiny smal
 	FROM generate_series(first, last) n
 $$;
 INSERT INTO plain SELECT * FROM plain_rows(1, 30000);
-ALTER TABLE plain ADD COLUMN late real DEFAULT 2.5;
+ALTER TABLE plain ADD COLUMN late real;
 INSERT INTO plain SELECT p.*, tiny / 7.0 FROM plain_rows(30001, 60000) p;
 INSERT INTO plain SELECT 1, CASE WHEN n > 10 THEN true END, 1, md5(n::text)::uuid, 1, CASE WHEN n <= 10 THEN timestamptz '2026-02-01 UTC' END, 1, 1 FROM generate_series(1, 20) n;
 ANALYZE plain;
@@ -150,6 +150,14 @@ SELECT limaml_import('plain', limaml_export('few_plain'));
 CALL limaml_refresh('plain');
 SELECT j.state, j.entities, j.interactions, s.shares FROM limaml.job j JOIN limaml.stored_job s ON s.id = j.job WHERE j.model = 'plain';
 SELECT count(*) FILTER (WHERE limaml_adapt('plain', who) IS DISTINCT FROM embedding) AS differ, count(*) AS compared, count(DISTINCT embedding) > 100 AS different FROM plain_embedding WHERE who < '08000000-0000-0000-0000-000000000000';
+
+-- and one that has a default for the rows before it
+ALTER TABLE plain ADD COLUMN latest smallint DEFAULT 3;
+INSERT INTO plain SELECT p.*, tiny / 7.0, tiny FROM plain_rows(60001, 70000) p;
+SELECT limaml_create_model('latest', 'plain', '{who}', 'clicked', 'at', '{late,latest,f}', options => '{"embedding_size": 8, "meta_hidden": [8], "global_hidden": [8], "epochs": 1, "batch_entities": 1024}');
+SELECT version FROM limaml_train('latest');
+CALL limaml_refresh('latest');
+SELECT count(*) FILTER (WHERE limaml_adapt('latest', who) IS DISTINCT FROM embedding) AS differ, count(*) AS compared FROM latest_embedding WHERE who < '08000000-0000-0000-0000-000000000000';
 
 -- Of few entities those with very many rows are found by a pass, too, and their rows need not wait; but where they are not so few
 CREATE TABLE long AS SELECT n % 6000 AS member_id, timestamptz '2026-01-01 UTC' + n * interval '1 s' AS at, n % 11 AS price, hashint4(n) % 3 = 0 AS clicked, 't' || n % 7 AS title, NULL::text[] AS words FROM generate_series(1, 40000) n;
@@ -200,6 +208,6 @@ SELECT count(*), sum(interactions), count(DISTINCT embedding) > 10 AS different 
 SELECT count(*) FILTER (WHERE limaml_adapt('likes', who) IS DISTINCT FROM embedding) AS differ, count(*) AS compared FROM likes_embedding WHERE who % 1000 < 1;
 
 SET client_min_messages = error;
-SELECT limaml_drop_model(model) FROM unnest('{few,shown,copied,rated,few_pairs,paired,few_plain,plain,few_long,long,changed,likes}'::text[]) model;
+SELECT limaml_drop_model(model) FROM unnest('{few,shown,copied,rated,few_pairs,paired,few_plain,plain,latest,few_long,long,changed,likes}'::text[]) model;
 DROP SCHEMA pass_test CASCADE;
 DROP ROLE limaml_pass_owner;
