@@ -1279,21 +1279,34 @@ last_layer(int n, int width, const real *h, const real *last,
 			s[i] += bias;
 }
 
-/* A row's products with v; what follows the row is not to be read past end. */
-INLINE vector
-dot_row(int width, const real *a, const real *v, vector v_rest, ivector mask,
-		const real *end)
+/*
+ * Rows' products with v, side by side; what follows a row is not to be read past
+ * end.
+ */
+INLINE void
+dot_rows(const int rows, int width, const real *a, int lda, const real *v,
+		 vector v_rest, ivector mask, const real *end, vector *sum)
 {
 	int			whole = width / LANES * LANES;
-	vector		sum = splat(0);
+	vector		s[4];
 
+	for (int r = 0; r < rows; r++)
+		s[r] = splat(0);
 	for (int j = 0; j < whole; j += LANES)
-		sum += load(a + j) * load(v + j);
-	if (whole == width)
-		return sum;
-	return sum + v_rest * (end - a >= whole + LANES ?
-						   (vector) ((ivector) load(a + whole) & mask) :
-						   load_some(width - whole, a + whole));
+	{
+		vector		v_j = load(v + j);
+
+		for (int r = 0; r < rows; r++)
+			s[r] += load(a + (size_t) r * lda + j) * v_j;
+	}
+	for (int r = 0; r < rows; r++, a += lda)
+	{
+		if (whole < width)
+			s[r] += v_rest * (end - a >= whole + LANES ?
+							  (vector) ((ivector) load(a + whole) & mask) :
+							  load_some(width - whole, a + whole));
+		sum[r] = s[r];
+	}
 }
 
 static void
@@ -1310,12 +1323,17 @@ add_dots(int n, int width, const real *a, int lda, const real *v, real bias,
 	{
 		vector		sum[4];
 
-		for (int r = 0; r < 4; r++, a += lda)
-			sum[r] = dot_row(width, a, v, v_rest, mask, end);
+		dot_rows(4, width, a, lda, v, v_rest, mask, end, sum);
 		add_totals(s + i, sum, bias);
+		a += (size_t) 4 * lda;
 	}
 	for (; i < n; i++, a += lda)
-		s[i] = s[i] + total(dot_row(width, a, v, v_rest, mask, end)) + bias;
+	{
+		vector		sum;
+
+		dot_rows(1, width, a, lda, v, v_rest, mask, end, &sum);
+		s[i] = s[i] + total(sum) + bias;
+	}
 }
 
 INLINE void
