@@ -1219,32 +1219,17 @@ whole_first_layer(Activation activation, int n, int inner, int width,
 	}
 }
 
-/* Side by side, so that no row's sum waits for the last multiply-add alone. */
-INLINE void
-last_layer_rows(const int rows, int width, const real *h, const real *last,
-				int factor_width, const real *f, int ldf, const real *factor,
-				vector *sum)
+INLINE vector
+last_layer_row(int width, const real *h, const real *last, int factor_width,
+			   const real *f, const real *factor)
 {
-	vector		s[4];
+	vector		sum = splat(0);
 
-	for (int r = 0; r < rows; r++)
-		s[r] = splat(0);
 	for (int j = 0; j < width; j += LANES)
-	{
-		vector		last_j = load(last + j);
-
-		for (int r = 0; r < rows; r++)
-			s[r] += load(h + (size_t) r * width + j) * last_j;
-	}
+		sum += load(h + j) * load(last + j);
 	for (int j = 0; j < factor_width; j += LANES)
-	{
-		vector		factor_j = load(factor + j);
-
-		for (int r = 0; r < rows; r++)
-			s[r] += load(f + (size_t) r * ldf + j) * factor_j;
-	}
-	for (int r = 0; r < rows; r++)
-		sum[r] = s[r];
+		sum += load(f + j) * load(factor + j);
+	return sum;
 }
 
 static void
@@ -1258,55 +1243,32 @@ last_layer(int n, int width, const real *h, const real *last,
 	{
 		vector		sum[4];
 
-		last_layer_rows(4, width, h, last, factor_width, f, ldf, factor, sum);
+		for (int r = 0; r < 4; r++, h += width, f += ldf)
+			sum[r] = last_layer_row(width, h, last, factor_width, f, factor);
 		store_totals(s + i, sum);
-		h += (size_t) 4 * width;
-		f += (size_t) 4 * ldf;
 	}
 	for (; i < n; i++, h += width, f += ldf)
-	{
-		vector		sum;
+		s[i] = total(last_layer_row(width, h, last, factor_width, f, factor));
 
-		last_layer_rows(1, width, h, last, factor_width, f, ldf, factor, &sum);
-		s[i] = total(sum);
-	}
-
-	if (offset)
-		for (i = 0; i < n; i++)
-			s[i] += bias + offset[i];
-	else
-		for (i = 0; i < n; i++)
-			s[i] += bias;
+	for (i = 0; i < n; i++)
+		s[i] += bias + (offset ? offset[i] : 0);
 }
 
-/*
- * Rows' products with v, side by side; what follows a row is not to be read past
- * end.
- */
-INLINE void
-dot_rows(const int rows, int width, const real *a, int lda, const real *v,
-		 vector v_rest, ivector mask, const real *end, vector *sum)
+/* A row's products with v; what follows the row is not to be read past end. */
+INLINE vector
+dot_row(int width, const real *a, const real *v, vector v_rest, ivector mask,
+		const real *end)
 {
 	int			whole = width / LANES * LANES;
-	vector		s[4];
+	vector		sum = splat(0);
 
-	for (int r = 0; r < rows; r++)
-		s[r] = splat(0);
 	for (int j = 0; j < whole; j += LANES)
-	{
-		vector		v_j = load(v + j);
-
-		for (int r = 0; r < rows; r++)
-			s[r] += load(a + (size_t) r * lda + j) * v_j;
-	}
-	for (int r = 0; r < rows; r++, a += lda)
-	{
-		if (whole < width)
-			s[r] += v_rest * (end - a >= whole + LANES ?
-							  (vector) ((ivector) load(a + whole) & mask) :
-							  load_some(width - whole, a + whole));
-		sum[r] = s[r];
-	}
+		sum += load(a + j) * load(v + j);
+	if (whole == width)
+		return sum;
+	return sum + v_rest * (end - a >= whole + LANES ?
+						   (vector) ((ivector) load(a + whole) & mask) :
+						   load_some(width - whole, a + whole));
 }
 
 static void
@@ -1323,17 +1285,12 @@ add_dots(int n, int width, const real *a, int lda, const real *v, real bias,
 	{
 		vector		sum[4];
 
-		dot_rows(4, width, a, lda, v, v_rest, mask, end, sum);
+		for (int r = 0; r < 4; r++, a += lda)
+			sum[r] = dot_row(width, a, v, v_rest, mask, end);
 		add_totals(s + i, sum, bias);
-		a += (size_t) 4 * lda;
 	}
 	for (; i < n; i++, a += lda)
-	{
-		vector		sum;
-
-		dot_rows(1, width, a, lda, v, v_rest, mask, end, &sum);
-		s[i] = s[i] + total(sum) + bias;
-	}
+		s[i] = s[i] + total(dot_row(width, a, v, v_rest, mask, end)) + bias;
 }
 
 INLINE void
