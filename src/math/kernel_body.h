@@ -11,6 +11,10 @@
 
 #include <string.h>
 
+#if KERNEL_BYTES > 16
+#include <immintrin.h>
+#endif
+
 #ifdef LIMAML_DOUBLE
 typedef int64_t lane_int;
 typedef uint64_t lane_bits;
@@ -66,6 +70,27 @@ INLINE vector
 splat(real x)
 {
 	return x - (vector) {0};
+}
+
+/*
+ * a b + c, rounded once where there is an instruction for it.  Compilers
+ * contract what they see fit, and one loop otherwise than the next, so where
+ * there is they are told not to (flags.mk), and this says what is one.
+ */
+INLINE vector
+multiply_add(vector a, vector b, vector c)
+{
+#if defined(LIMAML_DOUBLE) && KERNEL_BYTES == 64
+	return (vector) _mm512_fmadd_pd((__m512d) a, (__m512d) b, (__m512d) c);
+#elif defined(LIMAML_DOUBLE) && KERNEL_BYTES == 32
+	return (vector) _mm256_fmadd_pd((__m256d) a, (__m256d) b, (__m256d) c);
+#elif KERNEL_BYTES == 64
+	return (vector) _mm512_fmadd_ps((__m512) a, (__m512) b, (__m512) c);
+#elif KERNEL_BYTES == 32
+	return (vector) _mm256_fmadd_ps((__m256) a, (__m256) b, (__m256) c);
+#else
+	return a * b + c;
+#endif
 }
 
 INLINE vector
@@ -271,7 +296,7 @@ product_block(const Epilogue epilogue, const int rows, const int vectors,
 			vector		a_rk = splat(a[(size_t) r * lda + k]);
 
 			for (int v = 0; v < vectors; v++)
-				even[r][v] += a_rk * w_k[v];
+				even[r][v] = multiply_add(a_rk, w_k[v], even[r][v]);
 		}
 		for (int v = 0; v < vectors; v++)
 			w_k[v] = load(w + ld + v * LANES);
@@ -280,14 +305,14 @@ product_block(const Epilogue epilogue, const int rows, const int vectors,
 			vector		a_rk = splat(a[(size_t) r * lda + k + 1]);
 
 			for (int v = 0; v < vectors; v++)
-				odd[r][v] += a_rk * w_k[v];
+				odd[r][v] = multiply_add(a_rk, w_k[v], odd[r][v]);
 		}
 	}
 	if (k < inner)
 		for (int r = 0; r < rows; r++)
 			for (int v = 0; v < vectors; v++)
-				even[r][v] += splat(a[(size_t) r * lda + k]) *
-					load(w + v * LANES);
+				even[r][v] = multiply_add(splat(a[(size_t) r * lda + k]),
+										  load(w + v * LANES), even[r][v]);
 
 	for (int v = 0; v < vectors; v++)
 	{
@@ -375,7 +400,7 @@ dot(int width, const real *a, const real *b)
 	vector		sum = splat(0);
 
 	for (int j = 0; j < width; j += LANES)
-		sum += load(a + j) * load(b + j);
+		sum = multiply_add(load(a + j), load(b + j), sum);
 	return total(sum);
 }
 
@@ -383,7 +408,7 @@ static void
 add_scaled(int width, real scale, const real *x, real *y)
 {
 	for (int j = 0; j < width; j += LANES)
-		store(y + j, load(y + j) + scale * load(x + j));
+		store(y + j, multiply_add(splat(scale), load(x + j), load(y + j)));
 }
 
 static void
@@ -396,7 +421,8 @@ sum_rows(int n, int width, const real *weight, const real *a, int lda,
 
 		if (weight)
 			for (int i = 0; i < n; i++)
-				total += weight[i] * load(a + (size_t) i * lda + j);
+				total = multiply_add(splat(weight[i]),
+									 load(a + (size_t) i * lda + j), total);
 		else
 			for (int i = 0; i < n; i++)
 				total += load(a + (size_t) i * lda + j);
@@ -512,7 +538,8 @@ masked_block(const int columns, const int vectors, int rows,
 			vector		along = to->first ? splat(0) : to->along[j + c];
 
 			for (int v = 0; v < vectors; v++)
-				along += g[c][v] * load(to->w + from + v * LANES);
+				along = multiply_add(g[c][v], load(to->w + from + v * LANES),
+									 along);
 			to->along[j + c] = along;
 		}
 		else
@@ -520,7 +547,8 @@ masked_block(const int columns, const int vectors, int rows,
 			{
 				real	   *c_v = to->c + from + v * LANES;
 
-				store(c_v, load(c_v) + to->scale[j + c] * g[c][v]);
+				store(c_v, multiply_add(splat(to->scale[j + c]), g[c][v],
+										load(c_v)));
 			}
 	}
 }
@@ -857,7 +885,8 @@ mix_rows(int n, int width, const real *r, const real *a, int lda,
 		{
 			vector		h_j = load(h + j);
 
-			store(h + j, where(h_j > splat(0), r[i] * load(a + j) + s[i] * h_j,
+			store(h + j, where(h_j > splat(0),
+							   multiply_add(splat(r[i]), load(a + j), s[i] * h_j),
 							   splat(0)));
 		}
 }
@@ -882,15 +911,15 @@ exp_parts(vector x, vector *scale, vector *series)
 	const vector magic = splat(ROUNDING_MAGIC);
 
 	/* adding the magic number leaves the nearest integer in the low bits */
-	vector		shifted = x * (real) M_LOG2E + magic;
+	vector		shifted = multiply_add(x, splat((real) M_LOG2E), magic);
 	vector		k = shifted - magic;
-	vector		r = x - k * LN2_HIGH;
+	vector		r = multiply_add(-k, splat(LN2_HIGH), x);
 	vector		s = splat(inverse_factorial[EXPM1_TERMS - 1]);
 
-	r = r - k * LN2_LOW;
+	r = multiply_add(-k, splat(LN2_LOW), r);
 	for (int i = EXPM1_TERMS - 2; i >= 0; i--)
-		s = s * r + inverse_factorial[i];
-	*series = s * r * r + r;
+		s = multiply_add(s, r, splat(inverse_factorial[i]));
+	*series = multiply_add(s * r, r, r);
 	*scale = (vector) ((ivector) splat(1) +
 					   (((ivector) shifted - (ivector) magic)
 						<< EXPONENT_SHIFT));
@@ -909,7 +938,7 @@ tanh_of(vector x)
 	/* comparisons are such that NaN stays NaN */
 	y = 2 * where(y > splat(TANH_LIMIT), splat(TANH_LIMIT), y);
 	exp_parts(y, &scale, &series);
-	t = scale * series + (scale - 1);
+	t = multiply_add(scale, series, scale - 1);
 	t = t / (t + 2);
 	return (vector) ((ivector) t | sign);
 }
@@ -924,7 +953,7 @@ exp_of_minus(vector x)
 
 	exp_parts(-where(y > splat(EXP_LIMIT), splat(EXP_LIMIT), y), &scale,
 			  &series);
-	return scale * series + scale;
+	return multiply_add(scale, series, scale);
 }
 
 /*
@@ -942,7 +971,7 @@ log1p_of(vector e)
 	vector		s = splat((real) 1 / (2 * LOG1P_TERMS + 1));
 
 	for (int i = LOG1P_TERMS - 1; i >= 0; i--)
-		s = s * t2 + (real) 1 / (2 * i + 1);
+		s = multiply_add(s, t2, splat((real) 1 / (2 * i + 1)));
 	return 2 * t * s;
 }
 
@@ -988,7 +1017,7 @@ slope_of(const Activation activation, vector u, vector h)
 	switch (activation)
 	{
 		case ACTIVATION_TANH:
-			return 1 - h * h;
+			return multiply_add(-h, h, splat(1));
 		case ACTIVATION_RELU:
 			return where(h > splat(0), splat(1), splat(0));
 		case ACTIVATION_GELU:
@@ -1008,7 +1037,7 @@ curvature_of(const Activation activation, vector u, vector h)
 	switch (activation)
 	{
 		case ACTIVATION_TANH:
-			return -2 * h * (1 - h * h);
+			return -2 * h * multiply_add(-h, h, splat(1));
 		case ACTIVATION_RELU:
 			return splat(0);
 		case ACTIVATION_GELU:
@@ -1105,8 +1134,9 @@ backward_tangent_loop(const Activation activation, int n, int width,
 			vector		b_j = load(b + j);
 
 			store(delta_dot + j,
-				  load(b_dot + j) * slope_of(activation, u_j, h_j) +
-				  b_j * curvature_of(activation, u_j, h_j) * load(u_dot + j));
+				  multiply_add(load(b_dot + j), slope_of(activation, u_j, h_j),
+							   b_j * curvature_of(activation, u_j, h_j) *
+							   load(u_dot + j)));
 		}
 		u += width;
 		h += width;
@@ -1219,17 +1249,34 @@ whole_first_layer(Activation activation, int n, int inner, int width,
 	}
 }
 
-INLINE vector
-last_layer_row(int width, const real *h, const real *last, int factor_width,
-			   const real *f, const real *factor)
+/* Side by side, so that no row's sum waits for the last multiply-add alone. */
+INLINE void
+last_layer_rows(const int rows, int width, const real *h, const real *last,
+				int factor_width, const real *f, int ldf, const real *factor,
+				vector *sum)
 {
-	vector		sum = splat(0);
+	vector		s[4];
 
+	for (int r = 0; r < rows; r++)
+		s[r] = splat(0);
 	for (int j = 0; j < width; j += LANES)
-		sum += load(h + j) * load(last + j);
+	{
+		vector		last_j = load(last + j);
+
+		for (int r = 0; r < rows; r++)
+			s[r] = multiply_add(load(h + (size_t) r * width + j), last_j,
+								s[r]);
+	}
 	for (int j = 0; j < factor_width; j += LANES)
-		sum += load(f + j) * load(factor + j);
-	return sum;
+	{
+		vector		factor_j = load(factor + j);
+
+		for (int r = 0; r < rows; r++)
+			s[r] = multiply_add(load(f + (size_t) r * ldf + j), factor_j,
+								s[r]);
+	}
+	for (int r = 0; r < rows; r++)
+		sum[r] = s[r];
 }
 
 static void
@@ -1243,32 +1290,55 @@ last_layer(int n, int width, const real *h, const real *last,
 	{
 		vector		sum[4];
 
-		for (int r = 0; r < 4; r++, h += width, f += ldf)
-			sum[r] = last_layer_row(width, h, last, factor_width, f, factor);
+		last_layer_rows(4, width, h, last, factor_width, f, ldf, factor, sum);
 		store_totals(s + i, sum);
+		h += (size_t) 4 * width;
+		f += (size_t) 4 * ldf;
 	}
 	for (; i < n; i++, h += width, f += ldf)
-		s[i] = total(last_layer_row(width, h, last, factor_width, f, factor));
+	{
+		vector		sum;
 
-	for (i = 0; i < n; i++)
-		s[i] += bias + (offset ? offset[i] : 0);
+		last_layer_rows(1, width, h, last, factor_width, f, ldf, factor, &sum);
+		s[i] = total(sum);
+	}
+
+	if (offset)
+		for (i = 0; i < n; i++)
+			s[i] += bias + offset[i];
+	else
+		for (i = 0; i < n; i++)
+			s[i] += bias;
 }
 
-/* A row's products with v; what follows the row is not to be read past end. */
-INLINE vector
-dot_row(int width, const real *a, const real *v, vector v_rest, ivector mask,
-		const real *end)
+/*
+ * Rows' products with v, side by side; what follows a row is not to be read
+ * past end.
+ */
+INLINE void
+dot_rows(const int rows, int width, const real *a, int lda, const real *v,
+		 vector v_rest, ivector mask, const real *end, vector *sum)
 {
 	int			whole = width / LANES * LANES;
-	vector		sum = splat(0);
+	vector		s[4];
 
+	for (int r = 0; r < rows; r++)
+		s[r] = splat(0);
 	for (int j = 0; j < whole; j += LANES)
-		sum += load(a + j) * load(v + j);
-	if (whole == width)
-		return sum;
-	return sum + v_rest * (end - a >= whole + LANES ?
-						   (vector) ((ivector) load(a + whole) & mask) :
-						   load_some(width - whole, a + whole));
+	{
+		vector		v_j = load(v + j);
+
+		for (int r = 0; r < rows; r++)
+			s[r] = multiply_add(load(a + (size_t) r * lda + j), v_j, s[r]);
+	}
+	for (int r = 0; r < rows; r++, a += lda)
+	{
+		if (whole < width)
+			s[r] = multiply_add(v_rest, end - a >= whole + LANES ?
+								(vector) ((ivector) load(a + whole) & mask) :
+								load_some(width - whole, a + whole), s[r]);
+		sum[r] = s[r];
+	}
 }
 
 static void
@@ -1285,12 +1355,17 @@ add_dots(int n, int width, const real *a, int lda, const real *v, real bias,
 	{
 		vector		sum[4];
 
-		for (int r = 0; r < 4; r++, a += lda)
-			sum[r] = dot_row(width, a, v, v_rest, mask, end);
+		dot_rows(4, width, a, lda, v, v_rest, mask, end, sum);
 		add_totals(s + i, sum, bias);
+		a += (size_t) 4 * lda;
 	}
 	for (; i < n; i++, a += lda)
-		s[i] = s[i] + total(dot_row(width, a, v, v_rest, mask, end)) + bias;
+	{
+		vector		sum;
+
+		dot_rows(1, width, a, lda, v, v_rest, mask, end, &sum);
+		s[i] = s[i] + total(sum) + bias;
+	}
 }
 
 INLINE void
@@ -1400,8 +1475,11 @@ last_layer_back_tangent_loop(const Activation activation, int n, int width,
 				store(b_dot + at, b_dot_i);
 			b_dot_i *= slope_of(activation, u_i, h_i);
 			if (activation != ACTIVATION_RELU)
-				b_dot_i += load(b + at) * curvature_of(activation, u_i, h_i) *
-					load(u_dot + (size_t) i * ld_dot + j);
+				b_dot_i =
+					multiply_add(load(b + at) *
+								 curvature_of(activation, u_i, h_i),
+								 load(u_dot + (size_t) i * ld_dot + j),
+								 b_dot_i);
 			if (delta_dot)
 				store(delta_dot + at, b_dot_i);
 			total_j += b_dot_i;
@@ -1439,7 +1517,8 @@ add_pairs(int terms, real scale, int q_width, const real *q, int ldq,
 			vector		y_j = load(y + j);
 
 			for (int s = 0; s < some; s++)
-				y_j += along[s] * load(p + (size_t) (t + s) * ldp + j);
+				y_j = multiply_add(splat(along[s]),
+								   load(p + (size_t) (t + s) * ldp + j), y_j);
 			store(y + j, y_j);
 		}
 		t += some;
@@ -1526,11 +1605,11 @@ losses(Loss loss, int n, real scale, const real *s, const real *label,
 			sigmoids(s_i, e, &p, &complement);
 
 			/* softplus(s) = max(s, 0) + log(1 + exp(-|s|)) */
-			value = relu_of(s_i) - y * s_i + log1p_of(e);
+			value = multiply_add(-y, s_i, relu_of(s_i)) + log1p_of(e);
 			slope = where(y == splat(1), -complement, p - y);
 			curvature = without_denormals(p * complement);
 		}
-		sum += w * value;
+		sum = multiply_add(w, value, sum);
 		store_some(n - i, r + i, scale * w * without_denormals(slope));
 		if (c)
 			store_some(n - i, c + i, scale * w * curvature);
