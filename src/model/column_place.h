@@ -16,6 +16,10 @@
 #include "access/tupdesc.h"
 #include "access/tupmacs.h"
 #include "executor/tuptable.h"
+#include "prefetch.h"
+
+/* How far ahead a tuple is fetched. */
+#define TUPLES_AHEAD 2
 
 typedef struct ColumnPlace
 {
@@ -48,6 +52,20 @@ TupleDataInPlace(const TupleTableSlot *slot, int columns)
 		HeapTupleHeaderGetNatts(tuple->t_data) < columns)
 		return NULL;
 	return (const char *) tuple->t_data + tuple->t_data->t_hoff;
+}
+
+/*
+ * Has memory fetch what a slot that holds such a tuple holds soon.  Tuples fill a
+ * page from its end to its beginning, in the order they come; where there is
+ * something else instead, that is fetched in vain.
+ */
+static inline void
+PrefetchTuples(const TupleTableSlot *slot)
+{
+	HeapTuple	tuple = ((const HeapTupleTableSlot *) slot)->tuple;
+	Size		size = MAXALIGN(tuple->t_len);
+
+	Prefetch((const char *) tuple->t_data - TUPLES_AHEAD * size, size);
 }
 
 /* What is passed by reference stays in the tuple. */

@@ -898,22 +898,51 @@ ReadColumns(ColumnReader *readers, const Encoder *encoder, int count,
 }
 
 void
-ReadColumnsInPlace(ColumnReader *readers, const Encoder *encoder, int count,
-				   const char *data, const ColumnPlace *places,
-				   FeatureCode *codes, CodeLists *lists)
+FeaturePlacesInit(FeaturePlaces *features, const ColumnReader *readers,
+				  const Encoder *encoder, int count,
+				  const ColumnPlace *places)
 {
-	for (int f = 0; f < count; f++)
+	features->count = count;
+	features->place = places;
+	features->numbers = palloc0(sizeof(int) * Max(count, 1));
+	features->mean = palloc0(sizeof(double) * Max(count, 1));
+	features->scale = palloc0(sizeof(double) * Max(count, 1));
+	for (int f = count - 1; f >= 0; f--)
 	{
 		const Feature *feature = &encoder->features[f];
-		const ColumnPlace *place = &places[f];
+		bool		beside = f + 1 < count &&
+			places[f + 1].at == places[f].at + (int) sizeof(float4);
 
-		if (feature->kind == FEATURE_NUMERIC &&
-			readers[f].method == READ_FLOAT4)
-			codes[f].number = Standardize(*(const float4 *) (data + place->at),
-										  feature->mean, feature->scale);
-		else
-			codes[f] = ReadFeature(&readers[f], feature,
-								   ColumnInPlace(data, place), false, lists);
+		if (feature->kind != FEATURE_NUMERIC ||
+			readers[f].method != READ_FLOAT4)
+			continue;
+		features->numbers[f] = 1 + (beside ? features->numbers[f + 1] : 0);
+		features->mean[f] = feature->mean;
+		features->scale[f] = feature->scale;
+	}
+}
+
+void
+ReadColumnsInPlace(ColumnReader *readers, const Encoder *encoder,
+				   const FeaturePlaces *features, const char *data,
+				   FeatureCode *codes, CodeLists *lists)
+{
+	for (int f = 0; f < features->count;)
+	{
+		const ColumnPlace *place = &features->place[f];
+		int			numbers = features->numbers[f];
+
+		if (numbers > 0)
+		{
+			standardize_all(numbers, data + place->at, features->mean + f,
+							features->scale + f, ENCODER_CLIP,
+							&codes[f].number);
+			f += numbers;
+			continue;
+		}
+		codes[f] = ReadFeature(&readers[f], &encoder->features[f],
+							   ColumnInPlace(data, place), false, lists);
+		f++;
 	}
 }
 

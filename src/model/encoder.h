@@ -24,6 +24,7 @@
 
 #include "fmgr.h"
 
+#include "math/standardize.h"
 #include "model/column_place.h"
 #include "model/vocabulary.h"
 #include "utils/float.h"
@@ -145,6 +146,19 @@ typedef struct Encoder
 	bool		has_lists;		/* rows' codes may have lists */
 } Encoder;
 
+/*
+ * Where an encoder's first features lie in a tuple, and which are float4 side by
+ * side: those are read in one loop.
+ */
+typedef struct FeaturePlaces
+{
+	int			count;
+	const ColumnPlace *place;
+	int		   *numbers;		/* such, from each feature on */
+	double	   *mean;			/* of each feature that is one, and so on */
+	double	   *scale;
+} FeaturePlaces;
+
 /* A numeric value under this many standard deviations counts as it is. */
 #define ENCODER_CLIP 8.0
 
@@ -223,10 +237,18 @@ extern void ReadColumns(ColumnReader *readers, const Encoder *encoder,
 						int count, const Datum *values, const bool *isnull,
 						FeatureCode *codes, CodeLists *lists);
 
-/* The same from a tuple's data, in which the features have these places. */
+/*
+ * The same from a tuple's data, in which the features have these places.  What
+ * is there to be known of them before the first tuple is in the current memory
+ * context.
+ */
+extern void FeaturePlacesInit(FeaturePlaces *features,
+							  const ColumnReader *readers,
+							  const Encoder *encoder, int count,
+							  const ColumnPlace *places);
 extern void ReadColumnsInPlace(ColumnReader *readers, const Encoder *encoder,
-							   int count, const char *data,
-							   const ColumnPlace *places, FeatureCode *codes,
+							   const FeaturePlaces *features,
+							   const char *data, FeatureCode *codes,
 							   CodeLists *lists);
 
 /* The list of a code that has one: its count, then its codes. */
@@ -307,20 +329,10 @@ EncodeCode(const Feature *feature, FeatureCode code, const FeatureCode *lists,
 	return feature->wide ? feature->wide[code.row] : 0;
 }
 
-/*
- * NaN stays NaN, but the same one; and -0 is 0: numbers that are the same to the
- * network are the same bytes.  No branch is taken but for what is missing.
- */
 static inline float
 Standardize(double number, double mean, double scale)
 {
-	double		standard = (number - mean) * scale;
-	float		clipped;
-
-	standard = -ENCODER_CLIP > standard ? -ENCODER_CLIP : standard;
-	standard = ENCODER_CLIP < standard ? ENCODER_CLIP : standard;
-	clipped = (float) standard + 0.0f;
-	return unlikely(isnan(clipped)) ? get_float4_nan() : clipped;
+	return standardize(number, mean, scale, ENCODER_CLIP);
 }
 
 /* The same as EncodeCode for a column's value; `lists` is room to work in. */

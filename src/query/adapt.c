@@ -452,14 +452,13 @@ AdapterReadRow(Adapter *adapter, const Datum *values, const bool *isnull,
 void
 AdapterReadRowInPlace(Adapter *adapter, const Datum *values,
 					  const bool *isnull, const char *data,
-					  const ColumnPlace *places, const Datum *key,
+					  const FeaturePlaces *features, const Datum *key,
 					  KeptRow *row)
 {
 	ReadInteraction(adapter, values, isnull, key, row);
 	adapter->lists.used = 0;
 	ReadColumnsInPlace(adapter->readers, &adapter->trained->interaction,
-					   adapter->source.features, data, places, row->codes,
-					   &adapter->lists);
+					   features, data, row->codes, &adapter->lists);
 	EndRow(adapter, row);
 }
 

@@ -103,8 +103,8 @@ extern void AdapterReadRow(Adapter *adapter, const Datum *values,
  */
 extern void AdapterReadRowInPlace(Adapter *adapter, const Datum *values,
 								  const bool *isnull, const char *data,
-								  const ColumnPlace *places, const Datum *key,
-								  KeptRow *row);
+								  const FeaturePlaces *features,
+								  const Datum *key, KeptRow *row);
 
 /*
  * Adapts `count` entities, at most adapter->together, whose encodings are in

@@ -75,6 +75,7 @@ typedef struct Pass
 	/* where rows are tuples in which all of these have a place; else NULL */
 	ColumnPlace *key_place;
 	ColumnPlace *place;			/* as values */
+	FeaturePlaces features;
 	Datum	   *in_place;		/* the values, up to the features */
 	bool	   *no_nulls;
 	int64		rows;			/* that were taken */
@@ -209,12 +210,20 @@ TakeIntoPart(Pass *pass, PartRows *part, Datum key)
 		SpillAgain(pass, part, key);
 }
 
+/* Which of the values is that of the first feature. */
+static int
+FirstFeature(const Pass *pass)
+{
+	return 1 + SourceFeaturesAt(&pass->adapter->source);
+}
+
 /* The places of the columns, where all have one. */
 static void
 FindPlaces(Pass *pass, TupleDesc desc)
 {
-	int			count = SourceColumns(&pass->adapter->source);
-	MemoryContext old = MemoryContextSwitchTo(pass->adapter->batch);
+	Adapter    *adapter = pass->adapter;
+	int			count = SourceColumns(&adapter->source);
+	MemoryContext old = MemoryContextSwitchTo(adapter->batch);
 	ColumnPlace *all = palloc(sizeof(ColumnPlace) * pass->columns);
 
 	pass->place = palloc(sizeof(ColumnPlace) * count);
@@ -230,6 +239,11 @@ FindPlaces(Pass *pass, TupleDesc desc)
 		else
 			pass->place[c] = all[pass->at[c]];
 	}
+	if (pass->key_place)
+		FeaturePlacesInit(&pass->features, adapter->readers,
+						  &adapter->trained->interaction,
+						  adapter->source.features,
+						  pass->place + FirstFeature(pass));
 	MemoryContextSwitchTo(old);
 }
 
@@ -284,7 +298,6 @@ TakeRow(Pass *pass, TupleTableSlot *slot, const char *data, Datum key,
 		int part)
 {
 	Adapter    *adapter = pass->adapter;
-	int			first = 1 + SourceFeaturesAt(&adapter->source);
 	ErrorContextCallback *inner = error_context_stack;
 
 	if (data == NULL && !TakeColumns(pass, slot))
@@ -294,10 +307,10 @@ TakeRow(Pass *pass, TupleTableSlot *slot, const char *data, Datum key,
 	error_context_stack = pass->error_context;
 	if (data)
 	{
-		for (int c = 0; c < first; c++)
+		for (int c = 0; c < FirstFeature(pass); c++)
 			pass->in_place[c] = ColumnInPlace(data, &pass->place[c]);
 		AdapterReadRowInPlace(adapter, pass->in_place, pass->no_nulls, data,
-							  pass->place + first, &key, pass->row);
+							  &pass->features, &key, pass->row);
 	}
 	else
 		AdapterReadRow(adapter, pass->values, pass->isnull, &key, pass->row);
@@ -322,6 +335,8 @@ ReceiveOfPass(TupleTableSlot *slot, DestReceiver *self)
 	int			share;
 	int			part;
 
+	if (data)
+		PrefetchTuples(slot);
 	if (isnull)
 		return true;
 

@@ -12,6 +12,7 @@
 
 #include "common/hashfn.h"
 #include "libpq/pqformat.h"
+#include "prefetch.h"
 #include "query/kept_rows.h"
 #include "storage/shmem.h"
 #include "utils/datum.h"
@@ -27,9 +28,6 @@
 
 /* About what a copy of a time takes that is no value (numeric). */
 #define TIME_COPY_SIZE 32
-
-/* Bytes that memory fetches at a time. */
-#define CACHE_LINE 64
 
 /* About how long the list of a row's categories is, and what a copy costs. */
 #define TYPICAL_LIST 8
@@ -217,8 +215,7 @@ void
 PrefetchRows(const RowForm *form, const KeptRows *kept)
 {
 	for (int i = 0; i < kept->count; i++)
-		for (Size at = 0; at < KeptRowSize(form); at += CACHE_LINE)
-			__builtin_prefetch((const char *) kept->rows[i] + at);
+		Prefetch(kept->rows[i], KeptRowSize(form));
 }
 
 void

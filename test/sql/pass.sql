@@ -138,12 +138,13 @@ CREATE FUNCTION plain_rows(first integer, last integer) RETURNS TABLE (tiny smal
 	FROM generate_series(first, last) n
 $$;
 INSERT INTO plain SELECT * FROM plain_rows(1, 30000);
-ALTER TABLE plain ADD COLUMN late real;
-INSERT INTO plain SELECT p.*, tiny / 7.0 FROM plain_rows(30001, 60000) p;
-INSERT INTO plain SELECT 1, CASE WHEN n > 10 THEN true END, 1, md5(n::text)::uuid, 1, CASE WHEN n <= 10 THEN timestamptz '2026-02-01 UTC' END, 1, 1 FROM generate_series(1, 20) n;
+ALTER TABLE plain ADD COLUMN late real, ADD COLUMN later real;
+CREATE FUNCTION odd_number(n integer) RETURNS real LANGUAGE sql RETURN (ARRAY['NaN', 'Infinity', '-Infinity', 1e3, -1e3, '-0', 1e-40, n]::real[])[n % 8 + 1];
+INSERT INTO plain SELECT p.*, tiny / 7.0, odd_number(tiny) FROM plain_rows(30001, 60000) p;
+INSERT INTO plain SELECT 1, CASE WHEN n > 10 THEN true END, 1, md5(n::text)::uuid, 1, CASE WHEN n <= 10 THEN timestamptz '2026-02-01 UTC' END, 1, 1, 1 FROM generate_series(1, 20) n;
 ANALYZE plain;
 CREATE VIEW few_plain AS SELECT * FROM plain WHERE who < '02000000-0000-0000-0000-000000000000';
-SELECT limaml_create_model(model, relation::regclass, '{who}', 'clicked', 'at', '{late,tiny,f,g,kind:category}', options => '{"embedding_size": 8, "meta_hidden": [8], "global_hidden": [8], "epochs": 1}')
+SELECT limaml_create_model(model, relation::regclass, '{who}', 'clicked', 'at', '{late,later,tiny,f,g,kind:category}', options => '{"embedding_size": 8, "meta_hidden": [8], "global_hidden": [8], "epochs": 1}')
 FROM (VALUES ('few_plain', 'few_plain'), ('plain', 'plain')) v (model, relation);
 SELECT version FROM limaml_train('few_plain');
 SELECT limaml_import('plain', limaml_export('few_plain'));
@@ -153,8 +154,8 @@ SELECT count(*) FILTER (WHERE limaml_adapt('plain', who) IS DISTINCT FROM embedd
 
 -- and one that has a default for the rows before it
 ALTER TABLE plain ADD COLUMN latest smallint DEFAULT 3;
-INSERT INTO plain SELECT p.*, tiny / 7.0, tiny FROM plain_rows(60001, 70000) p;
-SELECT limaml_create_model('latest', 'plain', '{who}', 'clicked', 'at', '{late,latest,f}', options => '{"embedding_size": 8, "meta_hidden": [8], "global_hidden": [8], "epochs": 1, "batch_entities": 1024}');
+INSERT INTO plain SELECT p.*, tiny / 7.0, odd_number(tiny), tiny FROM plain_rows(60001, 70000) p;
+SELECT limaml_create_model('latest', 'plain', '{who}', 'clicked', 'at', '{late,later,latest,f}', options => '{"embedding_size": 8, "meta_hidden": [8], "global_hidden": [8], "epochs": 1, "batch_entities": 1024}');
 SELECT version FROM limaml_train('latest');
 CALL limaml_refresh('latest');
 SELECT count(*) FILTER (WHERE limaml_adapt('latest', who) IS DISTINCT FROM embedding) AS differ, count(*) AS compared FROM latest_embedding WHERE who < '08000000-0000-0000-0000-000000000000';
