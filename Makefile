@@ -61,7 +61,7 @@ ifneq ($(and $(PGXS),$(SERVER_HEADER),$(OPENBLAS_DIR)),)
 include $(PGXS)
 
 # PGXS follows no includes.
-$(OBJS): $(wildcard src/*.h src/*/*.h)
+$(OBJS): $(wildcard src/*.h src/*/*.h) src/math/flags.mk
 
 # pg_isolation_regress makes the folder of its results, and none above it.
 installcheck: | build

@@ -13,6 +13,8 @@
 
 #if KERNEL_BYTES > 16
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #ifdef LIMAML_DOUBLE
@@ -74,8 +76,8 @@ splat(real x)
 
 /*
  * a b + c, rounded once where there is an instruction for it.  Compilers
- * contract what they see fit, and one loop otherwise than the next, so where
- * there is they are told not to (flags.mk), and this says what is one.
+ * contract what they see fit, and one loop otherwise than the next, so they are
+ * told not to (flags.mk), and this says what is one.
  */
 INLINE vector
 multiply_add(vector a, vector b, vector c)
@@ -88,6 +90,10 @@ multiply_add(vector a, vector b, vector c)
 	return (vector) _mm512_fmadd_ps((__m512) a, (__m512) b, (__m512) c);
 #elif KERNEL_BYTES == 32
 	return (vector) _mm256_fmadd_ps((__m256) a, (__m256) b, (__m256) c);
+#elif defined(__aarch64__) && defined(LIMAML_DOUBLE)
+	return (vector) vfmaq_f64((float64x2_t) c, (float64x2_t) a, (float64x2_t) b);
+#elif defined(__aarch64__)
+	return (vector) vfmaq_f32((float32x4_t) c, (float32x4_t) a, (float32x4_t) b);
 #else
 	return a * b + c;
 #endif

@@ -450,8 +450,8 @@ upper_layers(const Network *network, const real *entity, const real *factor,
 	}
 	k->last_layer(n, G > 1 ? kernel_stride(shape->global_width[G - 1]) : 0,
 				  h[G - 1], network->last, factor_size,
-				  half ? half + first : NULL, ld, factor, network->last_bias,
-				  offset, score);
+				  half ? half + first : NULL, half ? ld : 0, factor,
+				  network->last_bias, offset, score);
 
 	/* a single layer is linear, and its score the halves' only number */
 	if (G == 1)

@@ -12,11 +12,11 @@ typedef float loose_float __attribute__((aligned(1), may_alias));
  * loop over vectors.
  */
 void
-standardize_all(int count, const void *number, const double *restrict mean,
-				const double *restrict scale, double clip,
-				float *restrict standard)
+standardize_all(int count, const void *restrict number,
+				const double *restrict mean, const double *restrict scale,
+				double clip, float *restrict standard)
 {
-	const loose_float *restrict from = number;
+	const loose_float *from = number;
 
 	for (int i = 0; i < count; i++)
 		standard[i] = standardize(from[i], mean[i], scale[i], clip);

@@ -22,9 +22,13 @@ standardize(double number, double mean, double scale, double clip)
 	return clipped != clipped ? __builtin_nanf("") : clipped;
 }
 
-/* The same of each of so many numbers, which need not be aligned. */
-extern void standardize_all(int count, const void *number,
-							const double *mean, const double *scale,
-							double clip, float *standard);
+/*
+ * The same of each of so many numbers, which need not be aligned.  The arrays do
+ * not overlap.
+ */
+extern void standardize_all(int count, const void *restrict number,
+							const double *restrict mean,
+							const double *restrict scale, double clip,
+							float *restrict standard);
 
 #endif							/* MATH_STANDARDIZE_H */

@@ -55,17 +55,21 @@ TupleDataInPlace(const TupleTableSlot *slot, int columns)
 }
 
 /*
- * Has memory fetch what a slot that holds such a tuple holds soon.  Tuples fill a
- * page from its end to its beginning, in the order they come; where there is
- * something else instead, that is fetched in vain.
+ * Has memory fetch so many bytes of the data of what a slot that holds such a
+ * tuple holds soon.  Tuples fill a page from its end to its beginning, in the
+ * order they come; where there is something else instead, that is fetched in
+ * vain.
  */
 static inline void
-PrefetchTuples(const TupleTableSlot *slot)
+PrefetchTuples(const TupleTableSlot *slot, int size)
 {
 	HeapTuple	tuple = ((const HeapTupleTableSlot *) slot)->tuple;
-	Size		size = MAXALIGN(tuple->t_len);
+	Size		distance = TUPLES_AHEAD * MAXALIGN(tuple->t_len);
 
-	Prefetch((const char *) tuple->t_data - TUPLES_AHEAD * size, size);
+	/* of so few on a page most would be on another */
+	if (distance < BLCKSZ / 2)
+		Prefetch((const char *) tuple->t_data - distance,
+				 tuple->t_data->t_hoff + size);
 }
 
 /* What is passed by reference stays in the tuple. */

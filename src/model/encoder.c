@@ -927,6 +927,9 @@ ReadColumnsInPlace(ColumnReader *readers, const Encoder *encoder,
 				   const FeaturePlaces *features, const char *data,
 				   FeatureCode *codes, CodeLists *lists)
 {
+	StaticAssertStmt(sizeof(FeatureCode) == sizeof(float),
+					 "numbers are read as an array of codes");
+
 	for (int f = 0; f < features->count;)
 	{
 		const ColumnPlace *place = &features->place[f];

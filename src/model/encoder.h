@@ -147,15 +147,15 @@ typedef struct Encoder
 } Encoder;
 
 /*
- * Where an encoder's first features lie in a tuple, and which are float4 side by
- * side: those are read in one loop.
+ * Where an encoder's first features lie in a tuple.  Numbers that are float4 and
+ * lie side by side are read in one loop.
  */
 typedef struct FeaturePlaces
 {
 	int			count;
 	const ColumnPlace *place;
-	int		   *numbers;		/* such, from each feature on */
-	double	   *mean;			/* of each feature that is one, and so on */
+	int		   *numbers;		/* that lie so from each feature on, or 0 */
+	double	   *mean;			/* of each feature that is such a number */
 	double	   *scale;
 } FeaturePlaces;
 

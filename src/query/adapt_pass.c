@@ -74,6 +74,7 @@ typedef struct Pass
 
 	/* where rows are tuples in which all of these have a place; else NULL */
 	ColumnPlace *key_place;
+	int			data_size;		/* up to the last of them */
 	ColumnPlace *place;			/* as values */
 	FeaturePlaces features;
 	Datum	   *in_place;		/* the values, up to the features */
@@ -240,10 +241,15 @@ FindPlaces(Pass *pass, TupleDesc desc)
 			pass->place[c] = all[pass->at[c]];
 	}
 	if (pass->key_place)
+	{
+		const ColumnPlace *last = &all[pass->columns - 1];
+
+		pass->data_size = last->at + last->length;
 		FeaturePlacesInit(&pass->features, adapter->readers,
 						  &adapter->trained->interaction,
 						  adapter->source.features,
 						  pass->place + FirstFeature(pass));
+	}
 	MemoryContextSwitchTo(old);
 }
 
@@ -336,7 +342,7 @@ ReceiveOfPass(TupleTableSlot *slot, DestReceiver *self)
 	int			part;
 
 	if (data)
-		PrefetchTuples(slot);
+		PrefetchTuples(slot, pass->data_size);
 	if (isnull)
 		return true;
 

@@ -19,7 +19,8 @@ static float
 odd_number(Random *random)
 {
 	static const float odd[] = {
-		0.0f, -0.0f, INFINITY, -INFINITY, 1e-45f, 3.4e38f, -3.4e38f
+		0.0f, -0.0f, INFINITY, -INFINITY, 1e-45f, -1e-45f, 3.4e38f, -3.4e38f,
+		(float) CLIP, (float) -CLIP, 8.000001f
 	};
 	float		number;
 	uint32_t	nan = 0x7f800001 + random_below(random, 0x7fffff);
@@ -41,6 +42,7 @@ static float
 expected(double number, double mean, double scale)
 {
 	double		standard = (number - mean) * scale;
+	float		rounded;
 
 	if (isnan(standard))
 		return NAN;
@@ -48,7 +50,8 @@ expected(double number, double mean, double scale)
 		return (float) CLIP;
 	if (standard < -CLIP)
 		return (float) -CLIP;
-	return standard == 0 ? 0.0f : (float) standard;
+	rounded = (float) standard;
+	return rounded == 0 ? 0.0f : rounded;
 }
 
 int
@@ -66,7 +69,8 @@ main(void)
 		int			count = (int) random_below(&random, MOST + 1);
 		double		mean[MOST];
 		double		scale[MOST];
-		float		standard[MOST + 1];
+		float		numbers[MOST + 16];
+		float	   *standard = numbers + random_below(&random, 4);
 
 		for (int i = 0; i < count; i++)
 		{
@@ -74,10 +78,11 @@ main(void)
 
 			memcpy(from + sizeof(float) * i, &number, sizeof(number));
 			mean[i] = random_below(&random, 3) > 0 ? random_normal(&random) : 0;
-			scale[i] = exp(random_normal(&random));
+			scale[i] = random_below(&random, 3) > 0 ?
+				exp(random_normal(&random)) : 1;
 		}
-		for (int i = 0; i <= MOST; i++)
-			standard[i] = -99;
+		for (int i = 0; i < MOST + 16; i++)
+			numbers[i] = -99;
 		standardize_all(count, from, mean, scale, CLIP, standard);
 		for (int i = 0; i < count; i++)
 		{
@@ -98,10 +103,11 @@ main(void)
 				different += memcmp(&nan, &one, sizeof(nan)) != 0;
 			}
 		}
-		for (int i = count; i <= MOST; i++)
-			beyond += standard[i] != -99;
+		for (float *at = numbers; at < numbers + MOST + 16; at++)
+			if (at < standard || at >= standard + count)
+				beyond += *at != -99;
 	}
 	check(different == 0, "numbers are what the formula says, one by one and in one loop");
-	check(beyond == 0, "and none is written past the last");
+	check(beyond == 0, "and none is written before the first or past the last");
 	return check_end();
 }
