@@ -238,9 +238,9 @@ extern void ReadColumns(ColumnReader *readers, const Encoder *encoder,
 						FeatureCode *codes, CodeLists *lists);
 
 /*
- * The same from a tuple's data, in which the features have these places.  What
- * is there to be known of them before the first tuple is in the current memory
- * context.
+ * The same from a tuple's data, in which the features have these places.  Which
+ * of them are numbers side by side is found out once, before the first tuple;
+ * that and the places live as long as tuples are read.
  */
 extern void FeaturePlacesInit(FeaturePlaces *features,
 							  const ColumnReader *readers,

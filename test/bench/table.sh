@@ -29,6 +29,3 @@ quotient() { awk -v a="$1" -v b="$2" 'BEGIN { if (b + 0 > 0) printf "%.4f", a / 
 
 # The middle one of some numbers.
 median() { printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
-
-least() { printf '%s\n' "$@" | sort -g | head -n 1; }
-most() { printf '%s\n' "$@" | sort -g | tail -n 1; }
