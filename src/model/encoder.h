@@ -27,7 +27,6 @@
 #include "math/standardize.h"
 #include "model/column_place.h"
 #include "model/vocabulary.h"
-#include "utils/float.h"
 
 typedef enum FeatureKind
 {

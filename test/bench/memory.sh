@@ -1,10 +1,10 @@
 # Sourced by benchmarks of a server: how memory is before they measure.
 #
-#	reserve_huge_pages FOLDER
+#	restart_in_huge_pages FOLDER
 #
-# has the server in the folder, which is not running yet, find huge pages for its
-# shared memory, as PostgreSQL's manual has it where that is large; where this
-# user may not do so, or there are not as many, it does without.  Says which.
+# starts the cluster in the folder anew, and has it find huge pages for its shared
+# memory, as PostgreSQL's manual has it where that is large; where this user may
+# not do so, or there are not as many, it does without.  Says which.
 # release_huge_pages gives them back, once that server has ended.
 huge_pages_setting=/proc/sys/vm/nr_hugepages
 huge_pages_added=0
@@ -37,6 +37,14 @@ reserve_huge_pages()
 	fi
 	release_huge_pages
 	echo "shared memory: no huge pages"
+}
+
+restart_in_huge_pages()
+{
+	(cd "$1" && "$cluster" as "$bindir/pg_ctl" -D data -s -w -t 300 stop >pg_ctl.log 2>&1)
+	reserve_huge_pages "$1"
+	(cd "$1" && "$cluster" as "$bindir/pg_ctl" -D data -l log -s -w -t 300 start >pg_ctl.log 2>&1) ||
+		{ cat "$1/pg_ctl.log" "$1/log" >&2; exit 1; }
 }
 
 release_huge_pages()
