@@ -8,6 +8,7 @@
 #define KERNEL_BYTES 32
 #define KERNEL_ROWS 3
 #define KERNEL_VECTORS 2
+#define KERNEL_SUMS 12
 
 #include "kernel_body.h"
 

@@ -8,6 +8,7 @@
 #define KERNEL_BYTES 64
 #define KERNEL_ROWS 4
 #define KERNEL_VECTORS 2
+#define KERNEL_SUMS 16
 
 #include "kernel_body.h"
 

@@ -238,9 +238,10 @@ store_some(int n, real *p, vector v)
 /*
  * Products
  *
- * A number of a product is summed in two chains, its even terms and its odd
- * ones: a single row, whose sums have none beside them, would otherwise wait
- * for each multiply-add to end.
+ * A number of a product is summed in two chains, the first half of its terms
+ * and the second: a single row, whose sums have few beside them, forms both at
+ * once, and would otherwise wait for each multiply-add to end.  Where the sums
+ * of a block fill the registers the halves come one after another.
  */
 
 /* What becomes of a block of sums. */
@@ -268,6 +269,30 @@ typedef struct Product
 	real	   *sum;			/* RELU_BACK: width */
 } Product;
 
+/* Vectors of a single row at a time: of a panel, as far as registers go. */
+#define SINGLE_VECTORS \
+	(KERNEL_PANEL / LANES < 4 ? KERNEL_PANEL / LANES : 4)
+
+typedef vector BlockSums[KERNEL_ROWS][SINGLE_VECTORS];
+
+/* Adds what one term of a sum is to each of a block's sums. */
+INLINE void
+add_term(const int rows, const int vectors, const real *a, int lda,
+		 const real *w, BlockSums sum)
+{
+	vector		w_k[SINGLE_VECTORS];
+
+	for (int v = 0; v < vectors; v++)
+		w_k[v] = load(w + v * LANES);
+	for (int r = 0; r < rows; r++)
+	{
+		vector		a_r = splat(a[(size_t) r * lda]);
+
+		for (int v = 0; v < vectors; v++)
+			sum[r][v] = multiply_add(a_r, w_k[v], sum[r][v]);
+	}
+}
+
 /*
  * Rows i ... of column j ..., whose weights begin at w and are ld apart.  The
  * counts are constants where this is inlined, so that the sums live in
@@ -280,8 +305,8 @@ product_block(const Epilogue epilogue, const int rows, const int vectors,
 	const real *a = p->a + (size_t) i * p->lda;
 	int			lda = p->lda;
 	int			inner = p->inner;
-	vector		even[KERNEL_ROWS][KERNEL_VECTORS];
-	vector		odd[KERNEL_ROWS][KERNEL_VECTORS];
+	BlockSums	even;
+	BlockSums	odd;
 	int			k = 0;
 
 	for (int r = 0; r < rows; r++)
@@ -291,34 +316,23 @@ product_block(const Epilogue epilogue, const int rows, const int vectors,
 			odd[r][v] = splat(0);
 		}
 
-	for (; k + 2 <= inner; k += 2, w += 2 * ld)
+	if (2 * rows * vectors <= KERNEL_SUMS)
+		for (; k + 2 <= inner; k += 2, w += 2 * ld)
+		{
+			add_term(rows, vectors, a + k, lda, w, even);
+			add_term(rows, vectors, a + k + 1, lda, w + ld, odd);
+		}
+	else
 	{
-		vector		w_k[KERNEL_VECTORS];
+		const real *w_k = w;
 
-		for (int v = 0; v < vectors; v++)
-			w_k[v] = load(w + v * LANES);
-		for (int r = 0; r < rows; r++)
-		{
-			vector		a_rk = splat(a[(size_t) r * lda + k]);
-
-			for (int v = 0; v < vectors; v++)
-				even[r][v] = multiply_add(a_rk, w_k[v], even[r][v]);
-		}
-		for (int v = 0; v < vectors; v++)
-			w_k[v] = load(w + ld + v * LANES);
-		for (int r = 0; r < rows; r++)
-		{
-			vector		a_rk = splat(a[(size_t) r * lda + k + 1]);
-
-			for (int v = 0; v < vectors; v++)
-				odd[r][v] = multiply_add(a_rk, w_k[v], odd[r][v]);
-		}
+		for (; k + 2 <= inner; k += 2, w_k += 2 * ld)
+			add_term(rows, vectors, a + k, lda, w_k, even);
+		for (k = 0; k + 2 <= inner; k += 2, w += 2 * ld)
+			add_term(rows, vectors, a + k + 1, lda, w + ld, odd);
 	}
 	if (k < inner)
-		for (int r = 0; r < rows; r++)
-			for (int v = 0; v < vectors; v++)
-				even[r][v] = multiply_add(splat(a[(size_t) r * lda + k]),
-										  load(w + v * LANES), even[r][v]);
+		add_term(rows, vectors, a + k, lda, w, even);
 
 	for (int v = 0; v < vectors; v++)
 	{
@@ -355,7 +369,7 @@ product_block(const Epilogue epilogue, const int rows, const int vectors,
 	}
 }
 
-/* Columns j ... of a panel, of all n rows. */
+/* Columns j ... of a panel, of all n rows but one that may be left. */
 INLINE void
 product_columns(const Epilogue epilogue, const int vectors, int n,
 				const Product *p, int j, const real *w, int ld)
@@ -364,10 +378,8 @@ product_columns(const Epilogue epilogue, const int vectors, int n,
 
 	for (; i + KERNEL_ROWS <= n; i += KERNEL_ROWS)
 		product_block(epilogue, KERNEL_ROWS, vectors, p, i, j, w, ld);
-	for (; i + 2 <= n && KERNEL_ROWS > 2; i += 2)
+	for (; i + 2 <= n; i += 2)
 		product_block(epilogue, 2, vectors, p, i, j, w, ld);
-	for (; i < n; i++)
-		product_block(epilogue, 1, vectors, p, i, j, w, ld);
 }
 
 INLINE void
@@ -380,11 +392,20 @@ product(const Epilogue epilogue, int n, const Product *p)
 		const real *w = p->w + (size_t) panel * p->inner;
 		int			j = 0;
 
-		for (; j + KERNEL_VECTORS * LANES <= ld; j += KERNEL_VECTORS * LANES)
+		for (; n > 1 && j + KERNEL_VECTORS * LANES <= ld;
+			 j += KERNEL_VECTORS * LANES)
 			product_columns(epilogue, KERNEL_VECTORS, n, p, panel + j, w + j,
 							ld);
-		for (; j < ld; j += LANES)
+		for (; n > 1 && j < ld; j += LANES)
 			product_columns(epilogue, 1, n, p, panel + j, w + j, ld);
+		if (n % KERNEL_ROWS % 2 == 0)
+			continue;
+		for (j = 0; j + SINGLE_VECTORS * LANES <= ld;
+			 j += SINGLE_VECTORS * LANES)
+			product_block(epilogue, 1, SINGLE_VECTORS, p, n - 1, panel + j,
+						  w + j, ld);
+		for (; j < ld; j += LANES)
+			product_block(epilogue, 1, 1, p, n - 1, panel + j, w + j, ld);
 	}
 }
 

@@ -6,8 +6,9 @@
 
 #define KERNEL_NAME sse2
 #define KERNEL_BYTES 16
-#define KERNEL_ROWS 2
+#define KERNEL_ROWS 4
 #define KERNEL_VECTORS 2
+#define KERNEL_SUMS 8
 
 #include "kernel_body.h"
 
