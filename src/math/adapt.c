@@ -20,11 +20,12 @@ static const real ones[NETWORK_MAX_STEPS] = {
 };
 
 size_t
-inner_loop_size(const NetworkShape *shape, int count)
+inner_loop_size(const NetworkShape *shape, int count, int n)
 {
 	size_t		size = kernel_stride(shape->meta_width[0]) +
 		network_half_size(shape) +
-		kernel_stride(network_embedding_size(shape));
+		kernel_stride(network_embedding_size(shape)) +
+		row_shift_size(shape, n);
 
 	for (int l = 1; l <= shape->meta_layers; l++)
 		size += (shape->steps + 1) * 4 * kernel_stride(shape->meta_width[l]);
@@ -32,7 +33,7 @@ inner_loop_size(const NetworkShape *shape, int count)
 }
 
 void
-inner_loop_take(InnerLoop *loop, const NetworkShape *shape, int count,
+inner_loop_take(InnerLoop *loop, const NetworkShape *shape, int count, int n,
 				Arena *arena)
 {
 	int			passes = shape->steps + 1;
@@ -46,6 +47,8 @@ inner_loop_take(InnerLoop *loop, const NetworkShape *shape, int count,
 							  kernel_stride(shape->factor_size));
 	loop->scratch = arena_take(arena, (size_t) count *
 							   kernel_stride(network_embedding_size(shape)));
+	for (int i = 0; i < count; i++)
+		row_shift_take(&loop->entity[i].shift, shape, n, arena);
 	for (int k = 0; k < passes; k++)
 		loop->meta[k].h[0] = x;
 	for (int l = 1; l <= shape->meta_layers; l++)
@@ -245,6 +248,7 @@ start_entity(const Network *network, LoopEntity *entity, real *x)
 	entity->rises = 0;
 	entity->at_zero = at_zero * entity->scale;
 	entity->diverged_at = 0;
+	entity->shift.begun = false;
 
 	memset(x, 0, first->in_stride * sizeof(real));
 	if (first->in > 0)
@@ -289,7 +293,7 @@ entity_step(const Network *network, InnerLoop *loop, int i, int k,
 		(k < entity->steps || (k == entity->steps && last_loss)))
 		take_loss(entity, k, entity->scale *
 				  network_rows_forward(network, first, factor, entity->rows,
-									   entity->scale, pass));
+									   entity->scale, &entity->shift, pass));
 	if (entity->diverged_at == 0 && k < entity->steps)
 		network_rows_backward(network, entity->rows, pass, first, factor);
 	else
@@ -348,7 +352,7 @@ inner_loop_run(const Network *network, bool last_loss, InnerLoop *loop)
 size_t
 adapt_size(const NetworkShape *shape, int count, int n)
 {
-	return inner_loop_size(shape, count) + global_pass_size(shape, n);
+	return inner_loop_size(shape, count, n) + global_pass_size(shape, n);
 }
 
 void
@@ -371,7 +375,7 @@ adapt_together(const Network *network, int count, const real *const *x,
 	}
 	arena.next = memory;
 	arena.end = memory + adapt_size(shape, count, most);
-	inner_loop_take(&loop, shape, count, &arena);
+	inner_loop_take(&loop, shape, count, most, &arena);
 	global_pass_take(&loop.global[0], shape, most, &arena);
 	for (int k = 1; k < shape->steps; k++)
 		loop.global[k] = loop.global[0];

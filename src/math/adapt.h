@@ -51,6 +51,7 @@ typedef struct LoopEntity
 	double		at_zero;		/* what knowing nothing costs */
 	real		along;			/* x . x + 1 */
 	int			diverged_at;	/* 0, or the step after which it had */
+	RowShift	shift;
 } LoopEntity;
 
 /* An inner loop, step by step. */
@@ -70,12 +71,12 @@ typedef struct InnerLoop
 } InnerLoop;
 
 /*
- * Memory of an inner loop of so many entities, in numbers; its global passes
- * are the caller's.
+ * Memory of an inner loop of so many entities with at most n rows each, in
+ * numbers; its global passes are the caller's.
  */
-extern size_t inner_loop_size(const NetworkShape *shape, int count);
+extern size_t inner_loop_size(const NetworkShape *shape, int count, int n);
 extern void inner_loop_take(InnerLoop *loop, const NetworkShape *shape,
-							int count, Arena *arena);
+							int count, int n, Arena *arena);
 
 /*
  * Runs the loop for its entities, of which x and rows are set.  loss[0 ... K -

@@ -184,9 +184,9 @@ workspace_take(Workspace *w, const NetworkShape *shape, int n, int q,
 		TAKE(w->pairs.delta[l], numbers);
 		TAKE(w->pairs.h[l], numbers);
 	}
-	size += inner_loop_size(shape, 1);
+	size += inner_loop_size(shape, 1, n);
 	if (arena)
-		inner_loop_take(&w->loop, shape, 1, arena);
+		inner_loop_take(&w->loop, shape, 1, n, arena);
 	size += paired_pass_take(w, &w->prior, shape, q, 0, 0, arena);
 	size += paired_pass_take(w, &w->query, shape, q, q, q, arena);
 	for (int k = 0; k < shape->steps; k++)

@@ -66,6 +66,15 @@ kernel_weight(int inner, int width, int k, int j)
 		(j - panel);
 }
 
+/* Columns of a row whose masks fit a word, and words of so many columns. */
+#define KERNEL_MASK 64
+
+static inline int
+kernel_masks(int width)
+{
+	return (width + KERNEL_MASK - 1) / KERNEL_MASK;
+}
+
 /* Rows from which on layer_back_sum is faster than layer_back. */
 #define KERNEL_SUM_ROWS 12
 
@@ -138,6 +147,29 @@ typedef struct Kernels
 	void		(*first_layer) (Activation activation, int n, int width,
 								const real *a, int lda, const real *row,
 								real *u, real *h);
+
+	/*
+	 * relu's first layer as the inner loop meets it, and the next: h as above,
+	 * which columns' u are above zero (mask: bits, n x kernel_masks(inner)),
+	 * and u = H W + bias and h_next of the next layer.
+	 */
+	void		(*first_layers) (int n, int inner, int width, const real *a,
+								 int lda, const real *row, const real *w,
+								 const real *bias, uint64_t *mask, real *h,
+								 real *u, real *h_next);
+
+	/*
+	 * The same, where mask and u are those of the step before, and row was
+	 * row - shift.  u is moved, not formed anew, and so rounded otherwise.
+	 * Faster from shift_rows rows and inner x width = shift_weights on.
+	 */
+	int			shift_rows;
+	int			shift_weights;
+	void		(*shift_layers) (int n, int inner, int width, const real *a,
+								 int lda, const real *row, const real *shift,
+								 const real *w, const real *bias,
+								 uint64_t *mask, real *h, real *u,
+								 real *h_next);
 
 	/* both at once: u = A W + bias + row, of which h has the same bits */
 	void		(*whole_first_layer) (Activation activation, int n, int inner,

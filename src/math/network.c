@@ -421,15 +421,15 @@ network_entity(const Network *network, const real *embedding, real *entity)
 }
 
 /*
- * The layers after the first, of which u[l] may be NULL, and the scores.
- * `half` is that of the rows, or its first part alone, where their factor part
- * is `factor_size` numbers, padded.  Where it is NULL the first layer is done,
- * and there is no such part.
+ * The layers after those that are done, of which u[l] may be NULL, and the
+ * scores.  `half` is that of the rows, or its first part alone, where their
+ * factor part is `factor_size` numbers, padded; NULL where the first layer is
+ * done and there is no such part.
  */
 static void
-upper_layers(const Network *network, const real *entity, const real *factor,
-			 int n, const real *half, int factor_size, const real *offset,
-			 real *const *u, real *const *h, real *score)
+upper_layers(const Network *network, int done, const real *entity,
+			 const real *factor, int n, const real *half, int factor_size,
+			 const real *offset, real *const *u, real *const *h, real *score)
 {
 	const NetworkShape *shape = &network->shape;
 	const Kernels *k = network->kernels;
@@ -437,10 +437,10 @@ upper_layers(const Network *network, const real *entity, const real *factor,
 	int			first = kernel_stride(shape->global_width[1]);
 	int			ld = first + factor_size;
 
-	if (G > 1 && half)
+	if (G > 1 && done == 0)
 		k->first_layer(shape->activation, n, first, half, ld, entity, u[1],
 					   h[1]);
-	for (int l = 1; l < G - 1; l++)
+	for (int l = done > 1 ? done : 1; l < G - 1; l++)
 	{
 		const PackedLayer *layer = &network->hidden[l];
 
@@ -512,7 +512,7 @@ network_score_halves(const Network *network, const real *entity, int n,
 		real	   *h[NETWORK_MAX_LAYERS] = {NULL};
 
 		score_take(shape, rows, &arena, h);
-		upper_layers(network, entity, factor, rows,
+		upper_layers(network, 0, entity, factor, rows,
 					 half + (size_t) i * network_half_size(shape),
 					 kernel_stride(shape->factor_size),
 					 offset ? offset + i : NULL, u, h, score + i);
@@ -549,7 +549,7 @@ network_score(const Network *network, const real *entity, int n,
 			k->multiply(rows, first->in, first->out_stride, z, ldz,
 						first->forward, first->bias, half);
 		}
-		upper_layers(network, entity, NULL, rows, half, 0,
+		upper_layers(network, half ? 0 : 1, entity, NULL, rows, half, 0,
 					 offset ? offset + i : NULL, u, h, score + i);
 		if (shape->factor_size > 0)
 			k->add_dots(rows, first->in, z, ldz, of_z, of_z[first->in],
@@ -661,14 +661,100 @@ global_pass_take_kept(GlobalPass *pass, const NetworkShape *shape, int n,
 	}
 }
 
+/* Shifts under this move nothing, and are soon denormal and slow. */
+#define SMALLEST_SHIFT ((real) 1e-18)
+
+/* Rows of which the parts that are kept would not stay near. */
+#define MOST_SHIFTED 512
+
+/* Which the first layer's shift meets: the second, where that is not the last. */
+static int
+row_shift_rows(const NetworkShape *shape, int n)
+{
+	return shape->activation == ACTIVATION_RELU && shape->global_layers > 2 &&
+		shape->steps > 0 ? (n < MOST_SHIFTED ? n : MOST_SHIFTED) : 0;
+}
+
+static size_t
+mask_size(const NetworkShape *shape, int n)
+{
+	return (size_t) n * kernel_masks(shape->global_width[1]) *
+		sizeof(uint64_t) / sizeof(real);
+}
+
+size_t
+row_shift_size(const NetworkShape *shape, int n)
+{
+	int			most = row_shift_rows(shape, n);
+
+	if (most == 0)
+		return 0;
+	return 2 * kernel_stride(shape->global_width[1]) +
+		(mask_size(shape, most) + KERNEL_PAD - 1) / KERNEL_PAD * KERNEL_PAD +
+		(size_t) most * kernel_stride(shape->global_width[2]) + KERNEL_PAD;
+}
+
+void
+row_shift_take(RowShift *shift, const NetworkShape *shape, int n,
+			   Arena *arena)
+{
+	int			width = kernel_stride(shape->global_width[1]);
+
+	memset(shift, 0, sizeof(*shift));
+	shift->most = row_shift_rows(shape, n);
+	if (shift->most == 0)
+		return;
+	shift->first = arena_take(arena, width);
+	shift->shift = arena_take(arena, width);
+	shift->mask = (uint64_t *) arena_take(arena,
+										  mask_size(shape, shift->most));
+	shift->u = arena_take(arena, (size_t) shift->most *
+						  kernel_stride(shape->global_width[2]));
+}
+
+/* The first two layers, whose rows have moved since the step before. */
+static void
+shifted_layers(const Network *network, const real *first, const Rows *rows,
+			   RowShift *shift, GlobalPass *pass)
+{
+	const Kernels *k = network->kernels;
+	const PackedLayer *layer = &network->hidden[1];
+	int			ld = network_half_size(&network->shape);
+
+	if (shift->begun)
+	{
+		for (int j = 0; j < layer->in_stride; j++)
+		{
+			real		moved = first[j] - shift->first[j];
+
+			shift->shift[j] = REAL(fabs) (moved) < SMALLEST_SHIFT ? 0 : moved;
+		}
+		k->shift_layers(rows->n, layer->in, layer->out_stride, rows->half, ld,
+						first, shift->shift, layer->forward, layer->bias,
+						shift->mask, pass->h[1], shift->u, pass->h[2]);
+	}
+	else
+		k->first_layers(rows->n, layer->in, layer->out_stride, rows->half, ld,
+						first, layer->forward, layer->bias, shift->mask,
+						pass->h[1], shift->u, pass->h[2]);
+	memcpy(shift->first, first, layer->in_stride * sizeof(real));
+	shift->begun = true;
+}
+
 real
 network_rows_forward(const Network *network, const real *first,
 					 const real *factor, const Rows *rows, real scale,
-					 GlobalPass *pass)
+					 RowShift *shift, GlobalPass *pass)
 {
+	bool		shifts = shift && rows->n <= shift->most &&
+		rows->n >= network->kernels->shift_rows &&
+		network->hidden[1].in * network->hidden[1].out_stride >=
+		network->kernels->shift_weights;
 	real		loss;
 
-	upper_layers(network, first, factor, rows->n, rows->half,
+	if (shifts)
+		shifted_layers(network, first, rows, shift, pass);
+	upper_layers(network, shifts ? 2 : 0, first, factor, rows->n, rows->half,
 				 kernel_stride(network->shape.factor_size), rows->offset,
 				 pass->u, pass->h, pass->score);
 	loss = network->kernels->losses(network->shape.loss, rows->n, scale,
@@ -780,7 +866,8 @@ network_forward(const Network *network, const real *embedding,
 		kernel_stride(network->shape.global_width[1]);
 
 	network_entity_half(network, embedding, scratch);
-	return network_rows_forward(network, scratch, factor, rows, scale, pass);
+	return network_rows_forward(network, scratch, factor, rows, scale, NULL,
+								pass);
 }
 
 void

@@ -266,6 +266,21 @@ typedef struct GlobalPass
 								 * residuals are not in yet */
 } GlobalPass;
 
+/*
+ * What is kept of an entity's rows from one step of the inner loop to the next,
+ * which moves what goes into relu's first layer alike for all rows (kernel.h,
+ * shift_layers).
+ */
+typedef struct RowShift
+{
+	int			most;			/* rows that there is room for, or 0 */
+	bool		begun;
+	real	   *first;			/* C_e e_c of the step before */
+	real	   *shift;			/* and how far this step's is from there */
+	uint64_t   *mask;			/* most x kernel_masks(first width) */
+	real	   *u;				/* most x stride of the second width */
+} RowShift;
+
 /* A region of numbers that is handed out from its start. */
 typedef struct Arena
 {
@@ -287,6 +302,11 @@ extern void global_pass_take_kept(GlobalPass *pass, const NetworkShape *shape,
 								  int n, real *const *h, real *const *delta,
 								  Arena *arena);
 
+/* Room for n rows, or for none where they would be no faster so. */
+extern size_t row_shift_size(const NetworkShape *shape, int n);
+extern void row_shift_take(RowShift *shift, const NetworkShape *shape, int n,
+						   Arena *arena);
+
 /*
  * n embeddings (E numbers, ld apart) as candidates meet them: C_e e_c (`first`,
  * n x the stride of the first global width) and e_f, padded (`factor`, n x the
@@ -299,10 +319,12 @@ extern void network_entities(const Network *network, int n,
 /*
  * Scores the rows of one of them and returns the weighted sum of their losses.
  * Fills in u, h, score, and residual and curvature of `scale` times that sum.
+ * shift is what was kept of the same rows with another embedding, or NULL.
  */
 extern real network_rows_forward(const Network *network, const real *first,
 								 const real *factor, const Rows *rows,
-								 real scale, GlobalPass *pass);
+								 real scale, RowShift *shift,
+								 GlobalPass *pass);
 
 /*
  * Backwards from pass->residual: fills in b, delta and sum, and the gradient

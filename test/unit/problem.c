@@ -314,6 +314,12 @@ problem_load(Loaded *loaded, const Problem *problem)
 								  problem->numbers);
 	loaded->packed = allocate_reals(network_packed_size(shape));
 	network_pack(&loaded->network, shape, loaded->parameters, loaded->packed);
+
+	/* of some, layers are shifted however few their rows and weights */
+	loaded->kernels = *loaded->network.kernels;
+	if ((problem->support[0].n + shape->global_width[1]) % 2 == 0)
+		loaded->kernels.shift_rows = loaded->kernels.shift_weights = 1;
+	loaded->network.kernels = &loaded->kernels;
 	for (int t = 0; t < problem->tasks; t++)
 	{
 		LoadedTask *task = &loaded->task[t];

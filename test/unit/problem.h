@@ -111,6 +111,7 @@ typedef struct Loaded
 {
 	const Problem *problem;
 	Network		network;
+	Kernels		kernels;		/* the network's */
 	real	   *parameters;
 	real	   *packed;
 	LoadedTask	task[PROBLEM_MAX_TASKS];

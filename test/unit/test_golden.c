@@ -104,7 +104,7 @@ compare_inner_loop(Outcome *outcome, const Loaded *loaded)
 	const LoadedTask *task = &loaded->task[0];
 	int			K = shape->steps;
 	int			E = network_embedding_size(shape);
-	size_t		size = inner_loop_size(shape, 1) +
+	size_t		size = inner_loop_size(shape, 1, task->support.n) +
 		global_pass_size(shape, task->support.n);
 	real	   *memory = allocate_reals(size);
 	real	   *embeddings = allocate_reals((size_t) (K + 1) * E);
@@ -112,7 +112,7 @@ compare_inner_loop(Outcome *outcome, const Loaded *loaded)
 	Arena		arena = {memory, memory + size};
 	InnerLoop	loop;
 
-	inner_loop_take(&loop, shape, 1, &arena);
+	inner_loop_take(&loop, shape, 1, task->support.n, &arena);
 	global_pass_take(&loop.global[0], shape, task->support.n, &arena);
 	for (int k = 1; k < K; k++)
 		loop.global[k] = loop.global[0];

@@ -378,6 +378,7 @@ load_elsewhere(Loaded *elsewhere, const Loaded *loaded, Moved *parameters,
 	*packed = moved(network_packed_size(shape), NULL);
 	network_pack(&elsewhere->network, shape, parameters->numbers,
 				 packed->numbers);
+	elsewhere->network.kernels = loaded->network.kernels;
 }
 
 static void

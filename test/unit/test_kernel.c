@@ -934,6 +934,197 @@ test_masked_layer(void)
 		  "is overrun", kernels->name);
 }
 
+/* A row's mask, from what goes into relu. */
+static bool
+same_mask(int inner, const real *a, const real *row, const uint64_t *mask)
+{
+	for (int k = 0; k < kernel_masks(inner) * KERNEL_MASK; k++)
+		if ((mask[k / KERNEL_MASK] >> k % KERNEL_MASK & 1) !=
+			(k < inner && a[k] + row[k] > 0))
+			return false;
+	return true;
+}
+
+/*
+ * Four steps, of which one moves nothing, others little or so much that rows
+ * are multiplied afresh: the first layer's bits are first_layer's, the next
+ * layer's error is that of what was added up on the way.
+ */
+static void
+test_shift_layers(void)
+{
+	static const double move[] = {0.03, 0, 0.3, 5};
+	double		worst = 0;
+	int			broken = 0;
+
+	for (int trial = 0; trial < 60; trial++)
+	{
+		int			n = draw(trial % 8 == 0 ? 150 : 14);
+		int			inner = 1 + draw(trial % 4 == 1 ? 200 : 80);
+		int			stride = kernel_stride(inner);
+		int			masks = kernel_masks(inner);
+		int			width = (1 + draw(5)) * KERNEL_PAD;
+		int			lda = draw_distance(stride);
+		size_t		count = (size_t) n * width;
+		Array		a = rows_of(n, stride, lda);
+		Array		row = array_of(stride, 1, draw(KERNEL_PAD));
+		Array		shift = array_of(stride, 1, draw(KERNEL_PAD));
+		Array		w = array_of((size_t) inner * width, 1, draw(KERNEL_PAD));
+		Array		bias = array_of(width, 1, draw(KERNEL_PAD));
+		Array		h = array_of((size_t) n * stride, 1, draw(KERNEL_PAD));
+		Array		expected = array_of((size_t) n * stride, 1, 0);
+		Array		u = array_of(count, 1, draw(KERNEL_PAD));
+		Array		next = array_of(count, 1, draw(KERNEL_PAD));
+		Array		h_alone = array_of(stride, 1, draw(KERNEL_PAD));
+		Array		u_alone = array_of(count, 1, draw(KERNEL_PAD));
+		Array		next_alone = array_of(width, 1, draw(KERNEL_PAD));
+		uint64_t   *mask = calloc((size_t) n * masks + 1, sizeof(uint64_t));
+		uint64_t   *mask_alone = calloc((size_t) n * masks + 1,
+										sizeof(uint64_t));
+		long double *size = calloc(count + 1, sizeof(long double));
+
+		for (int k = inner; k < stride; k++)
+		{
+			row.numbers[k] = 0;
+			for (int i = 0; i < n; i++)
+				a.numbers[(size_t) i * lda + k] = 0;
+		}
+		for (int step = 0; step <= 4; step++)
+		{
+			for (int k = 0; k < stride && step > 0; k++)
+			{
+				real		before = row.numbers[k];
+
+				if (k < inner)
+					row.numbers[k] += move[step - 1] *
+						random_normal(&random_state);
+				shift.numbers[k] = row.numbers[k] - before;
+			}
+			if (step == 0)
+				kernels->first_layers(n, inner, width, a.numbers, lda,
+									  row.numbers, w.numbers, bias.numbers,
+									  mask, h.numbers, u.numbers, next.numbers);
+			else
+				kernels->shift_layers(n, inner, width, a.numbers, lda,
+									  row.numbers, shift.numbers, w.numbers,
+									  bias.numbers, mask, h.numbers, u.numbers,
+									  next.numbers);
+			kernels->first_layer(ACTIVATION_RELU, n, stride, a.numbers, lda,
+								 row.numbers, NULL, expected.numbers);
+			broken += !same_bits((size_t) n * stride, h.numbers,
+								 expected.numbers);
+			for (int i = 0; i < n; i++)
+			{
+				const real *a_i = a.numbers + (size_t) i * lda;
+				const real *h_i = h.numbers + (size_t) i * stride;
+				size_t		at = (size_t) i * width;
+				uint64_t   *mask_i = mask_alone + (size_t) i * masks;
+
+				for (int j = 0; j < width; j++)
+				{
+					long double sum = bias.numbers[j];
+
+					size[at + j] += fabsl(sum);
+					for (int k = 0; k < inner; k++)
+					{
+						long double w_kj =
+							w.numbers[kernel_weight(inner, width, k, j)];
+
+						sum += w_kj * h_i[k];
+						size[at + j] += fabsl(w_kj) *
+							(fabs(a_i[k]) + fabs(row.numbers[k]));
+					}
+					add_error(&worst, u.numbers[at + j], sum, size[at + j],
+							  inner);
+					broken += next.numbers[at + j] !=
+						(u.numbers[at + j] > 0 ? u.numbers[at + j] : 0);
+				}
+
+				if (step == 0)
+					kernels->first_layers(1, inner, width, a_i, lda,
+										  row.numbers, w.numbers, bias.numbers,
+										  mask_i, h_alone.numbers,
+										  u_alone.numbers + at,
+										  next_alone.numbers);
+				else
+					kernels->shift_layers(1, inner, width, a_i, lda,
+										  row.numbers, shift.numbers,
+										  w.numbers, bias.numbers, mask_i,
+										  h_alone.numbers,
+										  u_alone.numbers + at,
+										  next_alone.numbers);
+				broken += !same_bits(width, u_alone.numbers + at,
+									 u.numbers + at);
+				broken += !same_bits(width, next_alone.numbers,
+									 next.numbers + at);
+				broken += !same_mask(inner, a_i, row.numbers,
+									 mask + (size_t) i * masks);
+			}
+		}
+		broken += !array_intact(&h) + !array_intact(&u) +
+			!array_intact(&next) + !array_intact(&h_alone) +
+			!array_intact(&u_alone) + !array_intact(&next_alone);
+		free(a.memory);
+		free(row.memory);
+		free(shift.memory);
+		free(w.memory);
+		free(bias.memory);
+		free(h.memory);
+		free(expected.memory);
+		free(u.memory);
+		free(next.memory);
+		free(h_alone.memory);
+		free(u_alone.memory);
+		free(next_alone.memory);
+		free(mask);
+		free(mask_alone);
+		free(size);
+	}
+	check(worst <= 1, "shifted layers on %s: %.2g of the rounding error's bound",
+		  kernels->name, worst);
+	check(broken == 0, "shifted layers on %s: masks, the first layer, and a "
+		  "row's bits are its own; nothing is overrun", kernels->name);
+}
+
+/*
+ * What is not a number in a sleeping unit, where no mask lets its shift
+ * through, still reaches the next layer.
+ */
+static void
+test_shift_nan(void)
+{
+	static const real bad[] = {NAN, INFINITY, -INFINITY};
+	enum {INNER = 20, WIDTH = 2 * KERNEL_PAD, STRIDE = 2 * KERNEL_PAD};
+	int			hidden = 0;
+
+	for (int trial = 0; trial < 3; trial++)
+	{
+		Array		a = array_of(STRIDE, 1, 0);
+		Array		w = array_of(INNER * WIDTH, 1, 0);
+		real		row[STRIDE] = {0};
+		real		shift[STRIDE] = {0};
+		real		h[STRIDE];
+		real		u[WIDTH];
+		real		next[WIDTH];
+		uint64_t	mask;
+
+		memset(a.numbers + INNER, 0, (STRIDE - INNER) * sizeof(real));
+		a.numbers[3] = -1;
+		kernels->first_layers(1, INNER, WIDTH, a.numbers, STRIDE, row,
+							  w.numbers, a.numbers, &mask, h, u, next);
+		row[3] = shift[3] = bad[trial];
+		kernels->shift_layers(1, INNER, WIDTH, a.numbers, STRIDE, row, shift,
+							  w.numbers, a.numbers, &mask, h, u, next);
+		for (int j = 0; j < WIDTH; j++)
+			hidden += bad[trial] < 0 ? !isfinite(next[j]) : isfinite(next[j]) &&
+				!(next[j] == 0 && u[j] < 0);
+		free(a.memory);
+		free(w.memory);
+	}
+	check(hidden == 0, "shifted layers on %s: nothing hides what is not finite",
+		  kernels->name);
+}
+
 static void
 test_masked_products(void)
 {
@@ -2013,6 +2204,8 @@ main(void)
 		test_layer_back(ACTIVATION_GELU, "gelu");
 		test_layer_back_sum();
 		test_masked_layer();
+		test_shift_layers();
+		test_shift_nan();
 		test_masked_products();
 		test_mix_rows();
 		test_layer_tangents(ACTIVATION_TANH, "tanh");

@@ -224,7 +224,7 @@ static bool
 run_inner_loop(const Network *network, const real *x, const Rows *rows)
 {
 	const NetworkShape *shape = &network->shape;
-	size_t		size = inner_loop_size(shape, 1);
+	size_t		size = inner_loop_size(shape, 1, rows->n);
 	real	   *memory = take(size);
 	size_t		pass_size = global_pass_size(shape, rows->n);
 	real	   *pass_memory = take(pass_size);
@@ -232,7 +232,7 @@ run_inner_loop(const Network *network, const real *x, const Rows *rows)
 	Arena		pass_arena = {pass_memory, pass_memory + pass_size};
 	InnerLoop	loop;
 
-	inner_loop_take(&loop, shape, 1, &arena);
+	inner_loop_take(&loop, shape, 1, rows->n, &arena);
 	global_pass_take(&loop.global[0], shape, rows->n, &pass_arena);
 	for (int k = 1; k < shape->steps; k++)
 		loop.global[k] = loop.global[0];
@@ -324,6 +324,7 @@ run_all(const Loaded *loaded)
 	Network		network;
 
 	network_pack(&network, shape, parameters, take(network_packed_size(shape)));
+	network.kernels = loaded->network.kernels;
 	support = take_rows(&network, &task->support, task->support_z);
 	query = take_rows(&network, &task->query, task->query_z);
 
