@@ -467,23 +467,40 @@ add_scaled(int width, real scale, const real *x, real *y)
 		store(y + j, multiply_add(splat(scale), load(x + j), load(y + j)));
 }
 
+INLINE void
+sum_columns(const int vectors, int n, const real *weight, const real *a,
+			int lda, real *sum)
+{
+	vector		total[4];
+
+	for (int v = 0; v < vectors; v++)
+		total[v] = splat(0);
+	if (weight)
+		for (int i = 0; i < n; i++, a += lda)
+			for (int v = 0; v < vectors; v++)
+				total[v] = multiply_add(splat(weight[i]), load(a + v * LANES),
+										total[v]);
+	else
+		for (int i = 0; i < n; i++, a += lda)
+			for (int v = 0; v < vectors; v++)
+				total[v] += load(a + v * LANES);
+	for (int v = 0; v < vectors; v++)
+		store(sum + v * LANES, total[v]);
+}
+
 static void
 sum_rows(int n, int width, const real *weight, const real *a, int lda,
 		 real *sum)
 {
-	for (int j = 0; j < width; j += LANES)
-	{
-		vector		total = splat(0);
+	int			j = 0;
 
-		if (weight)
-			for (int i = 0; i < n; i++)
-				total = multiply_add(splat(weight[i]),
-									 load(a + (size_t) i * lda + j), total);
-		else
-			for (int i = 0; i < n; i++)
-				total += load(a + (size_t) i * lda + j);
-		store(sum + j, total);
-	}
+	/* side by side, so that no sum waits for its last addition alone */
+	for (; j + 4 * LANES <= width; j += 4 * LANES)
+		sum_columns(4, n, weight, a + j, lda, sum + j);
+	for (; j + 2 * LANES <= width; j += 2 * LANES)
+		sum_columns(2, n, weight, a + j, lda, sum + j);
+	for (; j < width; j += LANES)
+		sum_columns(1, n, weight, a + j, lda, sum + j);
 }
 
 /*

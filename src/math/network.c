@@ -12,9 +12,10 @@
 
 /*
  * Rows that are scored together: few enough for what lies between two layers
- * to stay in the nearest cache, and enough to read a layer's weights rarely.
+ * to stay in the nearest cache, enough to read a layer's weights rarely, and a
+ * multiple of all blocks' rows.
  */
-#define SCORE_ROWS 32
+#define SCORE_ROWS 48
 
 static void
 add_tensor(NetworkTensor *tensor, int *count, const char *block, int layer,
@@ -661,9 +662,6 @@ global_pass_take_kept(GlobalPass *pass, const NetworkShape *shape, int n,
 	}
 }
 
-/* Shifts under this move nothing, and are soon denormal and slow. */
-#define SMALLEST_SHIFT ((real) 1e-18)
-
 /* Rows of which the parts that are kept would not stay near. */
 #define MOST_SHIFTED 512
 
@@ -724,11 +722,7 @@ shifted_layers(const Network *network, const real *first, const Rows *rows,
 	if (shift->begun)
 	{
 		for (int j = 0; j < layer->in_stride; j++)
-		{
-			real		moved = first[j] - shift->first[j];
-
-			shift->shift[j] = REAL(fabs) (moved) < SMALLEST_SHIFT ? 0 : moved;
-		}
+			shift->shift[j] = first[j] - shift->first[j];
 		k->shift_layers(rows->n, layer->in, layer->out_stride, rows->half, ld,
 						first, shift->shift, layer->forward, layer->bias,
 						shift->mask, pass->h[1], shift->u, pass->h[2]);
