@@ -4,8 +4,8 @@
  *
  * Included by one file per instruction set, which defines KERNEL_NAME, the
  * vector's size KERNEL_BYTES, and the register block of multiply: KERNEL_ROWS
- * rows by KERNEL_VECTORS vectors, as many accumulators as the set's registers
- * hold beside the operands.
+ * rows by KERNEL_VECTORS vectors, and KERNEL_SUMS, as many accumulators as the
+ * set's registers hold beside the operands.
  */
 #include "kernel.h"
 

@@ -54,6 +54,10 @@ typedef struct Layer
 	real	   *row;			/* the longer of both */
 	real	   *h;				/* n x width, half of it positive */
 	real	   *out;			/* n x the longer */
+	real	   *zeros;			/* inner */
+	real	   *u;				/* n x width, and what comes after it */
+	real	   *next;
+	uint64_t   *mask;			/* of a */
 	real	   *sum;			/* the longer */
 	real	   *score;			/* n each */
 	real	   *label;
@@ -101,6 +105,15 @@ run_masked_layer(const Layer *x)
 {
 	x->kernels->masked_layer(x->n, x->inner, x->width, x->a, x->inner, x->sum,
 							 x->w, x->h, NULL, x->out);
+}
+
+/* No unit flips after the first time: what it takes at the least. */
+static void
+run_shift_layers(const Layer *x)
+{
+	x->kernels->shift_layers(x->n, x->inner, x->width, x->a, x->inner,
+							 x->zeros, x->zeros, x->w, x->row, x->mask, x->out,
+							 x->u, x->next);
 }
 
 static void
@@ -213,6 +226,9 @@ static const Kernel kernels[] = {
 	{"masked_layer", run_masked_layer,
 		.per_weight = 2, .inner_rows = 1, .width_rows = 2, .inner_once = 1,
 		.weights = true},
+	{"shift_layers", run_shift_layers,
+		.per_weight = 2, .per_inner = 1, .inner_rows = 2, .width_rows = 2,
+		.inner_once = 2, .width_once = 1, .weights = true},
 	{"layer_tangent", run_layer_tangent,
 		.per_weight = 2, .inner_rows = 1, .width_rows = 2, .weights = true},
 	{"layer_back_tangent", run_layer_back_tangent,
@@ -347,6 +363,16 @@ main(int argc, char **argv)
 	layer.h = normals((size_t) layer.n * layer.width, &random);
 	layer.out = reals((size_t) layer.n * most);
 	layer.sum = reals(most);
+	layer.zeros = reals(layer.inner);
+	layer.u = reals((size_t) layer.n * layer.width);
+	layer.next = reals((size_t) layer.n * layer.width);
+	layer.mask = calloc((size_t) layer.n * kernel_masks(layer.inner),
+						sizeof(uint64_t));
+	if (layer.mask == NULL)
+	{
+		fputs("roofline: out of memory\n", stderr);
+		return 2;
+	}
 	layer.score = reals(layer.n);
 	layer.label = reals(layer.n);
 	layer.residual = reals(layer.n);
