@@ -159,9 +159,10 @@ typedef struct Kernels
 								 real *u, real *h_next);
 
 	/*
-	 * The same, where mask and u are those of the step before, and row was
-	 * row - shift.  u is moved, not formed anew, and so rounded otherwise.
-	 * Faster from shift_rows rows and inner x width = shift_weights on.
+	 * The same, where mask and u are of the call before with the same n, A, W
+	 * and bias, and row was row - shift, which is finite.  u is moved, not formed
+	 * anew, and so rounded otherwise; but of a row of which much has changed it
+	 * is.  Faster from shift_rows rows and inner x width = shift_weights on.
 	 */
 	int			shift_rows;
 	int			shift_weights;

@@ -198,32 +198,28 @@ add_totals(real *p, const vector *v, real x)
 #endif
 }
 
-/* Bit l says whether lane l is above zero, or NaN. */
+/* Bit l says whether the condition holds in lane l. */
 INLINE uint32_t
-lanes_above(vector v)
+lanes_where(ivector condition)
 {
 #if defined(LIMAML_DOUBLE) && KERNEL_BYTES == 64
-	return _mm512_cmp_pd_mask((__m512d) v, (__m512d) splat(0), _CMP_NLE_UQ);
+	return _mm512_movepi64_mask((__m512i) condition);
 #elif KERNEL_BYTES == 64
-	return _mm512_cmp_ps_mask((__m512) v, (__m512) splat(0), _CMP_NLE_UQ);
-#else
-	ivector		above = ~(v <= splat(0));
-
-#if defined(LIMAML_DOUBLE) && KERNEL_BYTES == 32
-	return _mm256_movemask_pd((__m256d) above);
+	return _mm512_movepi32_mask((__m512i) condition);
+#elif defined(LIMAML_DOUBLE) && KERNEL_BYTES == 32
+	return _mm256_movemask_pd((__m256d) condition);
 #elif KERNEL_BYTES == 32
-	return _mm256_movemask_ps((__m256) above);
+	return _mm256_movemask_ps((__m256) condition);
 #elif defined(LIMAML_DOUBLE) && defined(__x86_64__)
-	return _mm_movemask_pd((__m128d) above);
+	return _mm_movemask_pd((__m128d) condition);
 #elif defined(__x86_64__)
-	return _mm_movemask_ps((__m128) above);
+	return _mm_movemask_ps((__m128) condition);
 #else
 	uint32_t	bits = 0;
 
 	for (int l = 0; l < LANES; l++)
-		bits |= (uint32_t) (above[l] != 0) << l;
+		bits |= (uint32_t) (condition[l] != 0) << l;
 	return bits;
-#endif
 #endif
 }
 
@@ -267,10 +263,10 @@ store_some(int n, real *p, vector v)
 /*
  * Products
  *
- * A number of a product is summed in two chains, the first half of its terms
- * and the second: a single row, whose sums have few beside them, forms both at
- * once, and would otherwise wait for each multiply-add to end.  Where the sums
- * of a block fill the registers the halves come one after another.
+ * A number of a product is summed in two chains, its even terms and its odd
+ * ones: a single row, whose sums have few beside them, would otherwise wait for
+ * each multiply-add to end.  Where there are no registers for a block's both,
+ * they come one after another.
  */
 
 /* What becomes of a block of sums. */
@@ -758,7 +754,7 @@ row_mask(int columns, const real *h)
 	uint64_t	mask = 0;
 
 	for (int k = 0; k < columns; k += LANES)
-		mask |= (uint64_t) lanes_above(load(h + k)) << k;
+		mask |= (uint64_t) lanes_where(load(h + k) > splat(0)) << k;
 	return mask;
 }
 
@@ -1273,42 +1269,81 @@ whole_first_layer(Activation activation, int n, int inner, int width,
 /* A row with more such units is multiplied afresh, being faster so. */
 #define MOST_FLIPS(inner) ((inner) / 4)
 
-/* The first layer's next columns, and the mask of what goes into it. */
+/*
+ * The first layer's next columns, GROUP_COLUMNS or what is left, and the mask of
+ * what goes into it.  NaN is awake: where it does not stay, that is a flip.
+ */
 INLINE uint64_t
-first_layer_mask(int columns, const real *a, const real *row, real *h)
+first_layer_mask(int left, const real *a, const real *row, real *h)
 {
+	int			columns = left < GROUP_COLUMNS ? left : GROUP_COLUMNS;
 	uint64_t	mask = 0;
 
-	for (int k = 0; k < columns; k += LANES)
+	for (int k = 0; k < kernel_stride(columns); k += LANES)
 	{
 		vector		u = load(a + k) + load(row + k);
 
-		mask |= (uint64_t) lanes_above(u) << k;
+		mask |= (uint64_t) lanes_where(~(u <= splat(0))) << k;
 		store(h + k, relu_of(u));
 	}
-	return mask;
+
+	/* padding has no weights */
+	return mask & UINT64_MAX >> (GROUP_COLUMNS - columns);
 }
 
-/* What a row's units that have flipped add to vectors of the next layer's u. */
+/*
+ * What a row's units that have flipped add to vectors of the next layer's u: in
+ * each of so many panels, one after another.
+ */
 INLINE void
-add_flips(const int vectors, uint64_t flipped, const real *a, const real *row,
-		  const real *w, int ld, real *u)
+add_flips_to(const int panels, const int vectors, uint64_t flipped,
+			 const real *a, const real *row, const real *w, size_t panel,
+			 int ld, real *u)
 {
-	vector		sum[SINGLE_VECTORS];
+	vector		sum[2][SINGLE_VECTORS];
 
-	for (int v = 0; v < vectors; v++)
-		sum[v] = load(u + v * LANES);
+	for (int p = 0; p < panels; p++)
+		for (int v = 0; v < vectors; v++)
+			sum[p][v] = load(u + p * KERNEL_PANEL + v * LANES);
 	for (; flipped; flipped &= flipped - 1)
 	{
 		int			k = __builtin_ctzll(flipped);
 		vector		size = splat(REAL(fabs) (a[k] + row[k]));
+		const real *w_k = w + (size_t) k * ld;
 
-		for (int v = 0; v < vectors; v++)
-			sum[v] = multiply_add(size, load(w + (size_t) k * ld + v * LANES),
-								  sum[v]);
+		for (int p = 0; p < panels; p++)
+			for (int v = 0; v < vectors; v++)
+				sum[p][v] = multiply_add(size,
+										 load(w_k + p * panel + v * LANES),
+										 sum[p][v]);
 	}
-	for (int v = 0; v < vectors; v++)
-		store(u + v * LANES, sum[v]);
+	for (int p = 0; p < panels; p++)
+		for (int v = 0; v < vectors; v++)
+			store(u + p * KERNEL_PANEL + v * LANES, sum[p][v]);
+}
+
+/* To all of u, from columns j ...; panels by twos, to find a unit rarely. */
+INLINE void
+add_flips(uint64_t flipped, int j, int inner, int width, const real *a,
+		  const real *row, const real *w, real *u)
+{
+	const size_t panel = (size_t) inner * KERNEL_PANEL;
+	int			o = 0;
+
+	for (; o + 2 * KERNEL_PANEL <= width; o += 2 * KERNEL_PANEL)
+		for (int v = 0; v < KERNEL_PANEL; v += SINGLE_VECTORS * LANES)
+			add_flips_to(2, SINGLE_VECTORS, flipped, a + j, row + j,
+						 w + kernel_weight(inner, width, j, o + v), panel,
+						 KERNEL_PANEL, u + o + v);
+	for (; o + SINGLE_VECTORS * LANES <= width &&
+		 kernel_panel(width, o) == KERNEL_PANEL; o += SINGLE_VECTORS * LANES)
+		add_flips_to(1, SINGLE_VECTORS, flipped, a + j, row + j,
+					 w + kernel_weight(inner, width, j, o), panel,
+					 KERNEL_PANEL, u + o);
+	for (; o < width; o += LANES)
+		add_flips_to(1, 1, flipped, a + j, row + j,
+					 w + kernel_weight(inner, width, j, o), panel,
+					 kernel_panel(width, o), u + o);
 }
 
 static void
@@ -1324,10 +1359,8 @@ first_layers(int n, int inner, int width, const real *a, int lda,
 
 	for (int i = 0; i < n; i++)
 		for (int j = 0; j < inner; j += GROUP_COLUMNS)
-			*mask++ = first_layer_mask(ldh - j < GROUP_COLUMNS ? ldh - j :
-									   GROUP_COLUMNS,
-									   a + (size_t) i * lda + j, row + j,
-									   h + (size_t) i * ldh + j);
+			*mask++ = first_layer_mask(inner - j, a + (size_t) i * lda + j,
+									   row + j, h + (size_t) i * ldh + j);
 	product(RELU, n, &p);
 }
 
@@ -1359,31 +1392,14 @@ shift_layers(int n, int inner, int width, const real *a, int lda,
 
 		for (int j = 0, m = 0; j < inner; j += GROUP_COLUMNS, m++)
 		{
-			uint64_t	now =
-				first_layer_mask(ldh - j < GROUP_COLUMNS ? ldh - j :
-								 GROUP_COLUMNS, a + j, row + j, h + j);
+			uint64_t	now = first_layer_mask(inner - j, a + j, row + j,
+											   h + j);
 			uint64_t	flipped = mask[m] ^ now;
 
 			mask[m] = now;
 			flips += __builtin_popcountll(flipped);
-			for (int o = 0; o < width && flipped &&
-				 flips <= MOST_FLIPS(inner);)
-			{
-				const real *w_o = w + kernel_weight(inner, width, j, o);
-				int			ld = kernel_panel(width, o);
-
-				if (o % KERNEL_PANEL + SINGLE_VECTORS * LANES <= ld)
-				{
-					add_flips(SINGLE_VECTORS, flipped, a + j, row + j, w_o, ld,
-							  u + o);
-					o += SINGLE_VECTORS * LANES;
-				}
-				else
-				{
-					add_flips(1, flipped, a + j, row + j, w_o, ld, u + o);
-					o += LANES;
-				}
-			}
+			if (flipped && flips <= MOST_FLIPS(inner))
+				add_flips(flipped, j, inner, width, a, row, w, u);
 		}
 		if (flips > MOST_FLIPS(inner))
 		{

@@ -8,7 +8,7 @@
 #define KERNEL_BYTES 16
 #define KERNEL_ROWS 4
 #define KERNEL_VECTORS 2
-#define KERNEL_SUMS 8
+#define KERNEL_SUMS 16
 
 #include "kernel_body.h"
 

@@ -7,9 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Scale of the factor map's first weights; larger ones cost accuracy. */
-#define FACTOR_SCALE 0.03
-
 /*
  * Rows that are scored together: few enough for what lies between two layers
  * to stay in the nearest cache, enough to read a layer's weights rarely, and a
@@ -100,7 +97,7 @@ network_initialize(const NetworkShape *shape, real inner_rate,
 		else if (tensors[t].dimensions == 1)
 			memset(numbers, 0, n * sizeof(real));
 		else if (t == FACTOR_WEIGHT(shape))
-			draw(random, FACTOR_SCALE, n, numbers);
+			draw(random, NETWORK_FACTOR_SCALE, n, numbers);
 		else
 			draw(random, 1 / sqrt(tensors[t].columns), n, numbers);
 	}
@@ -665,6 +662,9 @@ global_pass_take_kept(GlobalPass *pass, const NetworkShape *shape, int n,
 /* Rows of which the parts that are kept would not stay near. */
 #define MOST_SHIFTED 512
 
+/* A shift this many times what it leads to is formed anew. */
+#define FARTHEST 16
+
 /* Which the first layer's shift meets: the second, where that is not the last. */
 static int
 row_shift_rows(const NetworkShape *shape, int n)
@@ -710,6 +710,28 @@ row_shift_take(RowShift *shift, const NetworkShape *shape, int n,
 						  kernel_stride(shape->global_width[2]));
 }
 
+/*
+ * How far this step's first is from the one before.  Returns false where that is
+ * so far that rounding of what was there would be left in u.
+ */
+static bool
+find_shift(int width, const real *first, RowShift *shift)
+{
+	real		size = 1;
+	bool		near = true;
+
+	for (int j = 0; j < width; j++)
+		if (REAL(fabs) (first[j]) > size)
+			size = REAL(fabs) (first[j]);
+	for (int j = 0; j < width; j++)
+	{
+		shift->shift[j] = first[j] - shift->first[j];
+		near &= isfinite(shift->shift[j]) &&
+			REAL(fabs) (shift->shift[j]) <= FARTHEST * size;
+	}
+	return near;
+}
+
 /* The first two layers, whose rows have moved since the step before. */
 static void
 shifted_layers(const Network *network, const real *first, const Rows *rows,
@@ -719,14 +741,10 @@ shifted_layers(const Network *network, const real *first, const Rows *rows,
 	const PackedLayer *layer = &network->hidden[1];
 	int			ld = network_half_size(&network->shape);
 
-	if (shift->begun)
-	{
-		for (int j = 0; j < layer->in_stride; j++)
-			shift->shift[j] = first[j] - shift->first[j];
+	if (shift->begun && find_shift(layer->in_stride, first, shift))
 		k->shift_layers(rows->n, layer->in, layer->out_stride, rows->half, ld,
 						first, shift->shift, layer->forward, layer->bias,
 						shift->mask, pass->h[1], shift->u, pass->h[2]);
-	}
 	else
 		k->first_layers(rows->n, layer->in, layer->out_stride, rows->half, ld,
 						first, layer->forward, layer->bias, shift->mask,

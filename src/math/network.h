@@ -30,6 +30,9 @@
 /* The most steps of an inner loop, whose history a workspace must hold. */
 #define NETWORK_MAX_STEPS 64
 
+/* Scale of the factor map's first weights; larger ones cost accuracy. */
+#define NETWORK_FACTOR_SCALE 0.03
+
 /* What the support loss is multiplied with, W being its rows' weight. */
 typedef enum InnerWeighting
 {
@@ -302,7 +305,7 @@ extern void global_pass_take_kept(GlobalPass *pass, const NetworkShape *shape,
 								  int n, real *const *h, real *const *delta,
 								  Arena *arena);
 
-/* Room for n rows, or for none where they would be no faster so. */
+/* Room for n rows, or for the most that are shifted, or none of such a shape. */
 extern size_t row_shift_size(const NetworkShape *shape, int n);
 extern void row_shift_take(RowShift *shift, const NetworkShape *shape, int n,
 						   Arena *arena);

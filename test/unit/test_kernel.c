@@ -954,8 +954,11 @@ static void
 test_shift_layers(void)
 {
 	static const double move[] = {0.03, 0, 0.3, 5};
+	static const uint64_t END_OF_MASKS = 0x5a5a5a5a5a5a5a5a;
 	double		worst = 0;
 	int			broken = 0;
+	int			anew = 0;
+	int			large = 0;
 
 	for (int trial = 0; trial < 60; trial++)
 	{
@@ -983,6 +986,7 @@ test_shift_layers(void)
 										sizeof(uint64_t));
 		long double *size = calloc(count + 1, sizeof(long double));
 
+		mask[(size_t) n * masks] = END_OF_MASKS;
 		for (int k = inner; k < stride; k++)
 		{
 			row.numbers[k] = 0;
@@ -1059,8 +1063,20 @@ test_shift_layers(void)
 									 next.numbers + at);
 				broken += !same_mask(inner, a_i, row.numbers,
 									 mask + (size_t) i * masks);
+
+				/* after the large step nearly half of the units have flipped */
+				if (step == 4 && inner > 40)
+				{
+					kernels->layer(ACTIVATION_RELU, 1, inner, width, h_i,
+								   stride, w.numbers, bias.numbers, NULL,
+								   next_alone.numbers);
+					anew += same_bits(width, next_alone.numbers,
+									  next.numbers + at);
+					large++;
+				}
 			}
 		}
+		broken += mask[(size_t) n * masks] != END_OF_MASKS;
 		broken += !array_intact(&h) + !array_intact(&u) +
 			!array_intact(&next) + !array_intact(&h_alone) +
 			!array_intact(&u_alone) + !array_intact(&next_alone);
@@ -1084,6 +1100,8 @@ test_shift_layers(void)
 		  kernels->name, worst);
 	check(broken == 0, "shifted layers on %s: masks, the first layer, and a "
 		  "row's bits are its own; nothing is overrun", kernels->name);
+	check(anew > large * 9 / 10 && large > 100, "shifted layers on %s: %d of "
+		  "%d rows that moved far are formed anew", kernels->name, anew, large);
 }
 
 /*
@@ -1096,6 +1114,7 @@ test_shift_nan(void)
 	static const real bad[] = {NAN, INFINITY, -INFINITY};
 	enum {INNER = 20, WIDTH = 2 * KERNEL_PAD, STRIDE = 2 * KERNEL_PAD};
 	int			hidden = 0;
+	int			broken = 0;
 
 	for (int trial = 0; trial < 3; trial++)
 	{
@@ -1112,6 +1131,13 @@ test_shift_nan(void)
 		a.numbers[3] = -1;
 		kernels->first_layers(1, INNER, WIDTH, a.numbers, STRIDE, row,
 							  w.numbers, a.numbers, &mask, h, u, next);
+
+		/* padding comes and goes as NaN, for which there are no weights */
+		row[INNER] = NAN;
+		kernels->shift_layers(1, INNER, WIDTH, a.numbers, STRIDE, row, shift,
+							  w.numbers, a.numbers, &mask, h, u, next);
+		broken += mask >> INNER != 0;
+		row[INNER] = 0;
 		row[3] = shift[3] = bad[trial];
 		kernels->shift_layers(1, INNER, WIDTH, a.numbers, STRIDE, row, shift,
 							  w.numbers, a.numbers, &mask, h, u, next);
@@ -1121,8 +1147,8 @@ test_shift_nan(void)
 		free(a.memory);
 		free(w.memory);
 	}
-	check(hidden == 0, "shifted layers on %s: nothing hides what is not finite",
-		  kernels->name);
+	check(hidden == 0 && broken == 0, "shifted layers on %s: nothing hides what "
+		  "is not finite, and padding has no mask", kernels->name);
 }
 
 static void

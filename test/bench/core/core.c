@@ -94,7 +94,10 @@ normals(size_t n, Random *random)
 	return numbers;
 }
 
-/* As the peer draws: weights N(0, 2 / fan in), biases N(0, 0.01). */
+/*
+ * As the peer draws: weights N(0, 2 / fan in), biases N(0, 0.01); and the factor
+ * map, which it has not, as a new network's (network_init).
+ */
 static void
 draw_parameters(Work *work, Random *random)
 {
@@ -111,6 +114,8 @@ draw_parameters(Work *work, Random *random)
 		{
 			real	   *number = &work->parameters[tensors[t].offset + i];
 
+			if (t == FACTOR_WEIGHT(&work->shape))
+				scale = NETWORK_FACTOR_SCALE;
 			*number = t == INNER_RATE(&work->shape) ? 0.1 : *number * scale;
 		}
 	}
