@@ -687,7 +687,7 @@ row_shift_size(const NetworkShape *shape, int n)
 
 	if (most == 0)
 		return 0;
-	return 2 * kernel_stride(shape->global_width[1]) +
+	return kernel_stride(shape->global_width[1]) +
 		(mask_size(shape, most) + KERNEL_PAD - 1) / KERNEL_PAD * KERNEL_PAD +
 		(size_t) most * kernel_stride(shape->global_width[2]) + KERNEL_PAD;
 }
@@ -703,7 +703,6 @@ row_shift_take(RowShift *shift, const NetworkShape *shape, int n,
 	if (shift->most == 0)
 		return;
 	shift->first = arena_take(arena, width);
-	shift->shift = arena_take(arena, width);
 	shift->mask = (uint64_t *) arena_take(arena,
 										  mask_size(shape, shift->most));
 	shift->u = arena_take(arena, (size_t) shift->most *
@@ -725,9 +724,9 @@ find_shift(int width, const real *first, RowShift *shift)
 			size = REAL(fabs) (first[j]);
 	for (int j = 0; j < width; j++)
 	{
-		shift->shift[j] = first[j] - shift->first[j];
-		near &= isfinite(shift->shift[j]) &&
-			REAL(fabs) (shift->shift[j]) <= FARTHEST * size;
+		shift->first[j] = first[j] - shift->first[j];
+		near &= isfinite(shift->first[j]) &&
+			REAL(fabs) (shift->first[j]) <= FARTHEST * size;
 	}
 	return near;
 }
@@ -743,7 +742,7 @@ shifted_layers(const Network *network, const real *first, const Rows *rows,
 
 	if (shift->begun && find_shift(layer->in_stride, first, shift))
 		k->shift_layers(rows->n, layer->in, layer->out_stride, rows->half, ld,
-						first, shift->shift, layer->forward, layer->bias,
+						first, shift->first, layer->forward, layer->bias,
 						shift->mask, pass->h[1], shift->u, pass->h[2]);
 	else
 		k->first_layers(rows->n, layer->in, layer->out_stride, rows->half, ld,

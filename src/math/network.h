@@ -278,8 +278,8 @@ typedef struct RowShift
 {
 	int			most;			/* rows that there is room for, or 0 */
 	bool		begun;
-	real	   *first;			/* C_e e_c of the step before */
-	real	   *shift;			/* and how far this step's is from there */
+	real	   *first;			/* C_e e_c of the step before, and then how far
+								 * this step's is from there */
 	uint64_t   *mask;			/* most x kernel_masks(first width) */
 	real	   *u;				/* most x stride of the second width */
 } RowShift;
