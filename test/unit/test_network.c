@@ -409,6 +409,50 @@ forward_is_right(const Loaded *loaded, const Rows *rows, const real *embedding)
 	return right;
 }
 
+/*
+ * Rows that come back from so far that nothing of them is left in rounded sums,
+ * or from what is not finite, have the bits they had before.
+ */
+static bool
+returns(const Loaded *loaded, const Rows *rows, const real *embedding, real far)
+{
+	const NetworkShape *shape = &loaded->network.shape;
+	int			n = rows->n;
+	size_t		pass_size = global_pass_size(shape, n);
+	size_t		size = pass_size + row_shift_size(shape, n) + KERNEL_PAD;
+	real	   *memory = allocate_reals(size);
+	int			width = kernel_stride(shape->global_width[1]);
+	real	   *first = allocate_reals(width);
+	real	   *away = allocate_reals(width);
+	real	   *factor = allocate_reals(kernel_stride(shape->factor_size));
+	real	   *score = allocate_reals(n);
+	Arena		arena = {memory, memory + size};
+	GlobalPass	pass;
+	RowShift	shift;
+	bool		same;
+
+	global_pass_take(&pass, shape, n, &arena);
+	row_shift_take(&shift, shape, n, &arena);
+	network_entities(&loaded->network, 1, embedding,
+					 network_embedding_size(shape), first, factor);
+	for (int j = 0; j < width; j++)
+		away[j] = j < shape->global_width[1] ? far : 0;
+	network_rows_forward(&loaded->network, first, factor, rows, 1, &shift,
+						 &pass);
+	memcpy(score, pass.score, n * sizeof(real));
+	network_rows_forward(&loaded->network, away, factor, rows, 1, &shift,
+						 &pass);
+	network_rows_forward(&loaded->network, first, factor, rows, 1, &shift,
+						 &pass);
+	same = memcmp(score, pass.score, n * sizeof(real)) == 0;
+	free(memory);
+	free(first);
+	free(away);
+	free(factor);
+	free(score);
+	return same;
+}
+
 static void
 test_passes(void)
 {
@@ -420,6 +464,7 @@ test_passes(void)
 	{
 		int			wrong_entities = 0;
 		int			wrong_losses = 0;
+		int			lost = 0;
 
 		for (int seed = 1; seed <= seeds; seed++)
 		{
@@ -427,6 +472,7 @@ test_passes(void)
 			real	   *embedding;
 			bool		entity;
 			bool		loss;
+			bool		back;
 			Random		random;
 			Problem		problem;
 			Loaded		loaded;
@@ -440,10 +486,13 @@ test_passes(void)
 				embedding[i] = random_normal(&random);
 			entity = entity_is_right(&loaded, embedding);
 			loss = forward_is_right(&loaded, &loaded.task[0].query, embedding);
-			if (!entity || !loss)
+			back = returns(&loaded, &loaded.task[0].query, embedding, 1e6) &&
+				returns(&loaded, &loaded.task[0].query, embedding, INFINITY);
+			if (!entity || !loss || !back)
 				note("seed %d: %s", seed, problem_describe(&problem));
 			wrong_entities += !entity;
 			wrong_losses += !loss;
+			lost += !back;
 			free(embedding);
 			loaded_free(&loaded);
 			problem_free(&problem);
@@ -452,6 +501,8 @@ test_passes(void)
 			  "(seeds 1 ... %d)", kernels, seeds);
 		check(wrong_losses == 0, "a pass's loss on %s, and what scales with "
 			  "it (seeds 1 ... %d)", kernels, seeds);
+		check(lost == 0, "rows that come back from afar on %s are what they "
+			  "were (seeds 1 ... %d)", kernels, seeds);
 	}
 }
 
