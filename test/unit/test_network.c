@@ -435,8 +435,9 @@ returns(const Loaded *loaded, const Rows *rows, const real *embedding, real far)
 	row_shift_take(&shift, shape, n, &arena);
 	network_entities(&loaded->network, 1, embedding,
 					 network_embedding_size(shape), first, factor);
-	for (int j = 0; j < width; j++)
-		away[j] = j < shape->global_width[1] ? far : 0;
+	/* one unit alone, or rows of which many flip would be formed anew anyway */
+	memcpy(away, first, width * sizeof(real));
+	away[0] = far;
 	network_rows_forward(&loaded->network, first, factor, rows, 1, &shift,
 						 &pass);
 	memcpy(score, pass.score, n * sizeof(real));
