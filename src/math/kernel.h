@@ -42,28 +42,15 @@ typedef enum Loss
 } Loss;
 
 /*
- * The weights of a product, inner x width, lie in panels of KERNEL_PANEL
- * columns (the last may be half as wide), each inner x its width: what a block
- * of rows meets is one run of memory.  This is where w(k, j) lies.
+ * The weights of a product, inner x width, lie in panels of KERNEL_PAD columns,
+ * each inner x KERNEL_PAD: what a block of rows meets is one run of memory, of
+ * whole lines of cache.  This is where w(k, j) lies.
  */
-#define KERNEL_PANEL 32
-
-/* The columns of the panel that column j is in. */
-static inline int
-kernel_panel(int width, int j)
-{
-	int			left = width - j / KERNEL_PANEL * KERNEL_PANEL;
-
-	return left < KERNEL_PANEL ? left : KERNEL_PANEL;
-}
-
 static inline size_t
-kernel_weight(int inner, int width, int k, int j)
+kernel_weight(int inner, int k, int j)
 {
-	int			panel = j / KERNEL_PANEL * KERNEL_PANEL;
-
-	return (size_t) panel * inner + (size_t) k * kernel_panel(width, j) +
-		(j - panel);
+	return ((size_t) (j / KERNEL_PAD) * inner + k) * KERNEL_PAD +
+		j % KERNEL_PAD;
 }
 
 /* Columns of a row whose masks fit a word, and words of so many columns. */

@@ -294,21 +294,31 @@ typedef struct Product
 	real	   *sum;			/* RELU_BACK: width */
 } Product;
 
-/* Vectors of a single row at a time: of a panel, as far as registers go. */
-#define SINGLE_VECTORS \
-	(KERNEL_PANEL / LANES < 4 ? KERNEL_PANEL / LANES : 4)
+/* Vectors of a panel, and how far panels are apart. */
+#define PANEL_VECTORS (KERNEL_PAD / LANES)
+#define PANEL_DISTANCE(inner) ((size_t) (inner) * KERNEL_PAD)
+
+/* The v-th vector of weights from w on, where a panel begins if v goes past one. */
+INLINE vector
+load_weights(const real *w, size_t distance, const int v)
+{
+	return load(w + v / PANEL_VECTORS * distance + v % PANEL_VECTORS * LANES);
+}
+
+/* Vectors of a single row at a time. */
+#define SINGLE_VECTORS 4
 
 typedef vector BlockSums[KERNEL_ROWS][SINGLE_VECTORS];
 
 /* Adds what one term of a sum is to each of a block's sums. */
 INLINE void
 add_term(const int rows, const int vectors, const real *a, int lda,
-		 const real *w, BlockSums sum)
+		 const real *w, size_t distance, BlockSums sum)
 {
 	vector		w_k[SINGLE_VECTORS];
 
 	for (int v = 0; v < vectors; v++)
-		w_k[v] = load(w + v * LANES);
+		w_k[v] = load_weights(w, distance, v);
 	for (int r = 0; r < rows; r++)
 	{
 		vector		a_r = splat(a[(size_t) r * lda]);
@@ -319,17 +329,18 @@ add_term(const int rows, const int vectors, const real *a, int lda,
 }
 
 /*
- * Rows i ... of column j ..., whose weights begin at w and are ld apart.  The
- * counts are constants where this is inlined, so that the sums live in
- * registers.
+ * Rows i ... of columns j ...  The counts are constants where this is inlined,
+ * so that the sums live in registers.
  */
 INLINE void
 product_block(const Epilogue epilogue, const int rows, const int vectors,
-			  const Product *p, int i, int j, const real *w, int ld)
+			  const Product *p, int i, int j)
 {
+	const real *w = p->w + kernel_weight(p->inner, 0, j);
 	const real *a = p->a + (size_t) i * p->lda;
 	int			lda = p->lda;
 	int			inner = p->inner;
+	size_t		distance = PANEL_DISTANCE(inner);
 	BlockSums	even;
 	BlockSums	odd;
 	int			k = 0;
@@ -342,22 +353,24 @@ product_block(const Epilogue epilogue, const int rows, const int vectors,
 		}
 
 	if (2 * rows * vectors <= KERNEL_SUMS)
-		for (; k + 2 <= inner; k += 2, w += 2 * ld)
+		for (; k + 2 <= inner; k += 2, w += 2 * KERNEL_PAD)
 		{
-			add_term(rows, vectors, a + k, lda, w, even);
-			add_term(rows, vectors, a + k + 1, lda, w + ld, odd);
+			add_term(rows, vectors, a + k, lda, w, distance, even);
+			add_term(rows, vectors, a + k + 1, lda, w + KERNEL_PAD, distance,
+					 odd);
 		}
 	else
 	{
 		const real *w_k = w;
 
-		for (; k + 2 <= inner; k += 2, w_k += 2 * ld)
-			add_term(rows, vectors, a + k, lda, w_k, even);
-		for (k = 0; k + 2 <= inner; k += 2, w += 2 * ld)
-			add_term(rows, vectors, a + k + 1, lda, w + ld, odd);
+		for (; k + 2 <= inner; k += 2, w_k += 2 * KERNEL_PAD)
+			add_term(rows, vectors, a + k, lda, w_k, distance, even);
+		for (k = 0; k + 2 <= inner; k += 2, w += 2 * KERNEL_PAD)
+			add_term(rows, vectors, a + k + 1, lda, w + KERNEL_PAD, distance,
+					 odd);
 	}
 	if (k < inner)
-		add_term(rows, vectors, a + k, lda, w, even);
+		add_term(rows, vectors, a + k, lda, w, distance, even);
 
 	for (int v = 0; v < vectors; v++)
 	{
@@ -394,44 +407,45 @@ product_block(const Epilogue epilogue, const int rows, const int vectors,
 	}
 }
 
-/* Columns j ... of a panel, of all n rows but one that may be left. */
+/* Columns j ... of all n rows but one that may be left. */
 INLINE void
 product_columns(const Epilogue epilogue, const int vectors, int n,
-				const Product *p, int j, const real *w, int ld)
+				const Product *p, int j)
 {
 	int			i = 0;
 
 	for (; i + KERNEL_ROWS <= n; i += KERNEL_ROWS)
-		product_block(epilogue, KERNEL_ROWS, vectors, p, i, j, w, ld);
+		product_block(epilogue, KERNEL_ROWS, vectors, p, i, j);
 	for (; i + 2 <= n; i += 2)
-		product_block(epilogue, 2, vectors, p, i, j, w, ld);
+		product_block(epilogue, 2, vectors, p, i, j);
+}
+
+/* All columns of a single row. */
+INLINE void
+product_row(const Epilogue epilogue, const Product *p, int i)
+{
+	int			j = 0;
+
+	for (; j + SINGLE_VECTORS * LANES <= p->width; j += SINGLE_VECTORS * LANES)
+		product_block(epilogue, 1, SINGLE_VECTORS, p, i, j);
+	for (; j + KERNEL_VECTORS * LANES <= p->width; j += KERNEL_VECTORS * LANES)
+		product_block(epilogue, 1, KERNEL_VECTORS, p, i, j);
+	for (; j < p->width; j += LANES)
+		product_block(epilogue, 1, 1, p, i, j);
 }
 
 INLINE void
 product(const Epilogue epilogue, int n, const Product *p)
 {
-	for (int panel = 0; panel < p->width; panel += KERNEL_PANEL)
-	{
-		int			ld = p->width - panel < KERNEL_PANEL ? p->width - panel :
-			KERNEL_PANEL;
-		const real *w = p->w + (size_t) panel * p->inner;
-		int			j = 0;
+	int			j = 0;
 
-		for (; n > 1 && j + KERNEL_VECTORS * LANES <= ld;
-			 j += KERNEL_VECTORS * LANES)
-			product_columns(epilogue, KERNEL_VECTORS, n, p, panel + j, w + j,
-							ld);
-		for (; n > 1 && j < ld; j += LANES)
-			product_columns(epilogue, 1, n, p, panel + j, w + j, ld);
-		if (n % KERNEL_ROWS % 2 == 0)
-			continue;
-		for (j = 0; j + SINGLE_VECTORS * LANES <= ld;
-			 j += SINGLE_VECTORS * LANES)
-			product_block(epilogue, 1, SINGLE_VECTORS, p, n - 1, panel + j,
-						  w + j, ld);
-		for (; j < ld; j += LANES)
-			product_block(epilogue, 1, 1, p, n - 1, panel + j, w + j, ld);
-	}
+	for (; n > 1 && j + KERNEL_VECTORS * LANES <= p->width;
+		 j += KERNEL_VECTORS * LANES)
+		product_columns(epilogue, KERNEL_VECTORS, n, p, j);
+	for (; n > 1 && j < p->width; j += LANES)
+		product_columns(epilogue, 1, n, p, j);
+	if (n % KERNEL_ROWS % 2)
+		product_row(epilogue, p, n - 1);
 }
 
 static void
@@ -564,7 +578,8 @@ subset_sums(const int distance, const vector *row, vector *table)
 /* What becomes of the sums of columns j ... over some rows. */
 typedef struct MaskedSums
 {
-	const real *w;				/* of the panel, from column j; or NULL */
+	const real *w;				/* from column j, or NULL */
+	size_t		distance;		/* of its panels */
 	vector	   *along;			/* + the products with w */
 	bool		first;			/* along is not set yet */
 	const real *scale;			/* or NULL; each column's own */
@@ -607,8 +622,9 @@ masked_block(const int columns, const int vectors, int rows,
 			vector		along = to->first ? splat(0) : to->along[j + c];
 
 			for (int v = 0; v < vectors; v++)
-				along = multiply_add(g[c][v], load(to->w + from + v * LANES),
-									 along);
+				along = multiply_add(g[c][v],
+									 load_weights(to->w + from, to->distance,
+												  v), along);
 			to->along[j + c] = along;
 		}
 		else
@@ -622,9 +638,9 @@ masked_block(const int columns, const int vectors, int rows,
 	}
 }
 
-/* One panel, or a part of it: `vectors` of delta's columns. */
+/* So many vectors of delta's columns. */
 INLINE void
-masked_panel(const int vectors, int rows, int columns, const real *a, int lda,
+masked_vectors(const int vectors, int rows, int columns, const real *a, int lda,
 			 const lane_bits *mask, int ld, const MaskedSums *to)
 {
 	vector		table[MASK_ROWS / SUBSET_ROWS][SUBSETS][KERNEL_VECTORS];
@@ -663,24 +679,23 @@ masked_columns(int n, int inner, int columns, const real *delta, int ld,
 					 ldh, mask);
 		for (int o = 0; o < inner;)
 		{
-			int			panel = kernel_panel(inner, o);
 			const real *a = delta + (size_t) i * ld + o;
+			int			ldw = w ? KERNEL_PAD : inner;
 
 			to->first = i == 0 && o == 0;
 			if (w)
-				to->w = w + kernel_weight(width, inner, j, o);
+				to->w = w + kernel_weight(width, j, o);
 			else
 				to->c = c + (size_t) j * inner + o;
-			if (o % KERNEL_PANEL + KERNEL_VECTORS * LANES <= panel)
+			if (o + KERNEL_VECTORS * LANES <= inner)
 			{
-				masked_panel(KERNEL_VECTORS, rows, columns, a, ld, mask,
-							 w ? panel : inner, to);
+				masked_vectors(KERNEL_VECTORS, rows, columns, a, ld, mask,
+							   ldw, to);
 				o += KERNEL_VECTORS * LANES;
 			}
 			else
 			{
-				masked_panel(1, rows, columns, a, ld, mask,
-							 w ? panel : inner, to);
+				masked_vectors(1, rows, columns, a, ld, mask, ldw, to);
 				o += LANES;
 			}
 		}
@@ -696,7 +711,9 @@ layer_back_sum(int n, int inner, int width, const real *delta, int ld,
 		int			columns = width - j < MASK_COLUMNS ? width - j :
 			MASK_COLUMNS;
 		vector		along[MASK_COLUMNS];
-		MaskedSums	to = {.w = w, .along = along};
+		MaskedSums	to = {
+			.w = w, .distance = PANEL_DISTANCE(width), .along = along
+		};
 		int			c = 0;
 
 		if (n == 0 || inner == 0)
@@ -816,7 +833,7 @@ masked_rows(const int rows, int i, int groups, const GroupTable *table,
 
 /* GROUP_VECTORS vectors of the columns of c. */
 INLINE void
-masked_layer_part(int n, int columns, const real *row, const real *w, int ld,
+masked_layer_part(int n, int columns, const real *row, const real *w,
 				  const uint64_t *mask, int ldm, const MaskedRows *to)
 {
 	GroupTable	table[GROUPS];
@@ -830,7 +847,7 @@ masked_layer_part(int n, int columns, const real *row, const real *w, int ld,
 
 			for (int r = 0; r < SUBSET_ROWS; r++)
 				term[r] = j + r < columns ? row[j + r] *
-					load(w + (size_t) (j + r) * ld + v * LANES) : splat(0);
+					load(w + (j + r) * KERNEL_PAD + v * LANES) : splat(0);
 			subset_sums(GROUP_VECTORS, term, &table[groups][0][v]);
 		}
 	for (; i + GROUP_SUMS <= n; i += GROUP_SUMS)
@@ -869,8 +886,8 @@ masked_layer(int n, int inner, int width, const real *h_in, int ldh,
 				};
 
 				masked_layer_part(rows, columns, row + j,
-								  w + kernel_weight(inner, width, j, o),
-								  kernel_panel(width, o), mask, 1, &to);
+								  w + kernel_weight(inner, j, o), mask, 1,
+								  &to);
 			}
 		}
 	}
@@ -1266,6 +1283,9 @@ whole_first_layer(Activation activation, int n, int inner, int width,
 #define SHIFT_ROWS 24
 #define SHIFT_VECTORS 512
 
+/* Of the next layer at a time, so that a unit is found rarely. */
+#define FLIP_VECTORS 8
+
 /* A row with more such units is multiplied afresh, being faster so. */
 #define MOST_FLIPS(inner) ((inner) / 4)
 
@@ -1291,59 +1311,45 @@ first_layer_mask(int left, const real *a, const real *row, real *h)
 	return mask & UINT64_MAX >> (GROUP_COLUMNS - columns);
 }
 
-/*
- * What a row's units that have flipped add to vectors of the next layer's u: in
- * each of so many panels, one after another.
- */
+/* What a row's units that have flipped add to vectors of the next layer's u. */
 INLINE void
-add_flips_to(const int panels, const int vectors, uint64_t flipped,
-			 const real *a, const real *row, const real *w, size_t panel,
-			 int ld, real *u)
+add_flips_to(const int vectors, uint64_t flipped, const real *a,
+			 const real *row, const real *w, size_t distance, real *u)
 {
-	vector		sum[2][SINGLE_VECTORS];
+	vector		sum[FLIP_VECTORS];
 
-	for (int p = 0; p < panels; p++)
-		for (int v = 0; v < vectors; v++)
-			sum[p][v] = load(u + p * KERNEL_PANEL + v * LANES);
+	for (int v = 0; v < vectors; v++)
+		sum[v] = load(u + v * LANES);
 	for (; flipped; flipped &= flipped - 1)
 	{
 		int			k = __builtin_ctzll(flipped);
 		vector		size = splat(REAL(fabs) (a[k] + row[k]));
-		const real *w_k = w + (size_t) k * ld;
 
-		for (int p = 0; p < panels; p++)
-			for (int v = 0; v < vectors; v++)
-				sum[p][v] = multiply_add(size,
-										 load(w_k + p * panel + v * LANES),
-										 sum[p][v]);
-	}
-	for (int p = 0; p < panels; p++)
 		for (int v = 0; v < vectors; v++)
-			store(u + p * KERNEL_PANEL + v * LANES, sum[p][v]);
+			sum[v] = multiply_add(size, load_weights(w + k * KERNEL_PAD,
+													 distance, v), sum[v]);
+	}
+	for (int v = 0; v < vectors; v++)
+		store(u + v * LANES, sum[v]);
 }
 
-/* To all of u, from columns j ...; panels by twos, to find a unit rarely. */
+/* To all of u, from columns j ... */
 INLINE void
 add_flips(uint64_t flipped, int j, int inner, int width, const real *a,
 		  const real *row, const real *w, real *u)
 {
-	const size_t panel = (size_t) inner * KERNEL_PANEL;
+	const size_t distance = PANEL_DISTANCE(inner);
 	int			o = 0;
 
-	for (; o + 2 * KERNEL_PANEL <= width; o += 2 * KERNEL_PANEL)
-		for (int v = 0; v < KERNEL_PANEL; v += SINGLE_VECTORS * LANES)
-			add_flips_to(2, SINGLE_VECTORS, flipped, a + j, row + j,
-						 w + kernel_weight(inner, width, j, o + v), panel,
-						 KERNEL_PANEL, u + o + v);
-	for (; o + SINGLE_VECTORS * LANES <= width &&
-		 kernel_panel(width, o) == KERNEL_PANEL; o += SINGLE_VECTORS * LANES)
-		add_flips_to(1, SINGLE_VECTORS, flipped, a + j, row + j,
-					 w + kernel_weight(inner, width, j, o), panel,
-					 KERNEL_PANEL, u + o);
+	for (; o + FLIP_VECTORS * LANES <= width; o += FLIP_VECTORS * LANES)
+		add_flips_to(FLIP_VECTORS, flipped, a + j, row + j,
+					 w + kernel_weight(inner, j, o), distance, u + o);
+	for (; o + KERNEL_VECTORS * LANES <= width; o += KERNEL_VECTORS * LANES)
+		add_flips_to(KERNEL_VECTORS, flipped, a + j, row + j,
+					 w + kernel_weight(inner, j, o), distance, u + o);
 	for (; o < width; o += LANES)
-		add_flips_to(1, 1, flipped, a + j, row + j,
-					 w + kernel_weight(inner, width, j, o), panel,
-					 kernel_panel(width, o), u + o);
+		add_flips_to(1, flipped, a + j, row + j,
+					 w + kernel_weight(inner, j, o), distance, u + o);
 }
 
 static void
@@ -1380,8 +1386,7 @@ shift_layers(int n, int inner, int width, const real *a, int lda,
 
 			masked_layer_part(n, inner - j < GROUP_COLUMNS ? inner - j :
 							  GROUP_COLUMNS, shift + j,
-							  w + kernel_weight(inner, width, j, o),
-							  kernel_panel(width, o),
+							  w + kernel_weight(inner, j, o),
 							  mask + j / GROUP_COLUMNS, ldm, &to);
 		}
 

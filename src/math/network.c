@@ -125,18 +125,9 @@ network_layers(Network *network)
 	layer_widths(&network->entity, network_concatenated_size(shape), first);
 	layer_widths(&network->candidate, network_candidate_size(shape),
 				 network_half_size(shape));
-	layer_widths(&network->first, network_candidate_size(shape), first);
 	for (int l = 1; l < shape->global_layers - 1; l++)
 		layer_widths(&network->hidden[l], shape->global_width[l],
 					 shape->global_width[l + 1]);
-}
-
-/* Whether C_z alone is where [C_z ; P] begins: its panels are all its own. */
-static bool
-candidate_begins_with_first(const NetworkShape *shape)
-{
-	return shape->factor_size == 0 ||
-		kernel_stride(shape->global_width[1]) % KERNEL_PANEL == 0;
 }
 
 static size_t
@@ -156,8 +147,6 @@ network_packed_size(const NetworkShape *shape)
 	size = layer_size(&network.entity, true) +
 		layer_size(&network.candidate, false) +
 		kernel_stride(shape->global_width[shape->global_layers - 1]);
-	if (!candidate_begins_with_first(shape))
-		size += layer_size(&network.first, false);
 	for (int l = 0; l < shape->meta_layers; l++)
 		size += layer_size(&network.meta[l], true);
 	for (int l = 1; l < shape->global_layers - 1; l++)
@@ -188,9 +177,8 @@ layer_pack(PackedLayer *layer, int at, int rows, const real *weight, int ld,
 	{
 		int			n = rows - o < KERNEL_PAD ? rows - o : KERNEL_PAD;
 		const real *w = weight + (size_t) o * ld;
-		int			columns = kernel_panel(layer->out_stride, at + o);
 		real	   *forward = layer->forward +
-			kernel_weight(layer->in, layer->out_stride, 0, at + o);
+			kernel_weight(layer->in, 0, at + o);
 
 		for (int i = 0; i < layer->in; i += KERNEL_PAD)
 		{
@@ -200,11 +188,11 @@ layer_pack(PackedLayer *layer, int at, int rows, const real *weight, int ld,
 			if (n == KERNEL_PAD)
 				for (int k = i; k < end; k++)
 					for (int j = 0; j < KERNEL_PAD; j++)
-						forward[(size_t) k * columns + j] = w[(size_t) j * ld + k];
+						forward[(size_t) k * KERNEL_PAD + j] = w[(size_t) j * ld + k];
 			else
 				for (int k = i; k < end; k++)
 					for (int j = 0; j < KERNEL_PAD; j++)
-						forward[(size_t) k * columns + j] = j < n ?
+						forward[(size_t) k * KERNEL_PAD + j] = j < n ?
 							w[(size_t) j * ld + k] : 0;
 		}
 		for (int j = 0; j < KERNEL_PAD; j++)
@@ -219,12 +207,12 @@ layer_pack_back(PackedLayer *layer, const real *weight, int ld)
 	memset(layer->backward, 0,
 		   (size_t) layer->out * layer->in_stride * sizeof(real));
 	for (int o = 0; o < layer->out; o++)
-		for (int i = 0; i < layer->in; i += KERNEL_PANEL)
+		for (int i = 0; i < layer->in; i += KERNEL_PAD)
 			memcpy(layer->backward +
-				   kernel_weight(layer->out, layer->in_stride, o, i),
+				   kernel_weight(layer->out, o, i),
 				   weight + (size_t) o * ld + i,
-				   (layer->in - i < KERNEL_PANEL ? layer->in - i :
-					KERNEL_PANEL) * sizeof(real));
+				   (layer->in - i < KERNEL_PAD ? layer->in - i : KERNEL_PAD) *
+				   sizeof(real));
 }
 
 #define TENSOR(t) (parameters + network->tensors[t].offset)
@@ -248,14 +236,6 @@ network_place(Network *network, const NetworkShape *shape,
 		layer_take(&network->meta[l], true, &arena);
 	layer_take(&network->entity, true, &arena);
 	layer_take(&network->candidate, false, &arena);
-	network->first.backward = NULL;
-	if (candidate_begins_with_first(shape))
-	{
-		network->first.forward = network->candidate.forward;
-		network->first.bias = network->candidate.bias;
-	}
-	else
-		layer_take(&network->first, false, &arena);
 	for (int l = 1; l < G - 1; l++)
 		layer_take(&network->hidden[l], true, &arena);
 	network->last = G == 1 ? NULL :
@@ -288,11 +268,6 @@ network_pack_forward(Network *network, const NetworkShape *shape,
 	layer_pack(&network->candidate, kernel_stride(shape->global_width[1]),
 			   shape->factor_size, TENSOR(FACTOR_WEIGHT(shape)),
 			   network->candidate.in, TENSOR(FACTOR_BIAS(shape)));
-	if (!candidate_begins_with_first(shape))
-		layer_pack(&network->first, 0, shape->global_width[1],
-				   candidate_weight, shape->global_width[0],
-				   TENSOR(GLOBAL_BIAS(shape, 0)));
-
 	for (int l = 1; l < G - 1; l++)
 		layer_pack(&network->hidden[l], 0, network->hidden[l].out,
 				   TENSOR(GLOBAL_WEIGHT(shape, l)), network->hidden[l].in,
@@ -524,7 +499,8 @@ network_score(const Network *network, const real *entity, int n,
 {
 	const NetworkShape *shape = &network->shape;
 	const Kernels *k = network->kernels;
-	const PackedLayer *first = &network->first;
+	const PackedLayer *candidate = &network->candidate;
+	int			width = kernel_stride(shape->global_width[1]);
 	const real *of_z = entity + network_half_size(shape);
 	size_t		size = network_score_size(shape, n);
 
@@ -538,20 +514,20 @@ network_score(const Network *network, const real *entity, int n,
 
 		score_take(shape, rows, &arena, h);
 		if (shape->global_layers > 1)
-			k->whole_first_layer(shape->activation, rows, first->in,
-								 first->out_stride, z, ldz, first->forward,
-								 first->bias, entity, h[1]);
+			k->whole_first_layer(shape->activation, rows, candidate->in, width,
+								 z, ldz, candidate->forward, candidate->bias,
+								 entity, h[1]);
 		else
 		{
-			half = arena_take(&arena, (size_t) rows * first->out_stride);
-			k->multiply(rows, first->in, first->out_stride, z, ldz,
-						first->forward, first->bias, half);
+			half = arena_take(&arena, (size_t) rows * width);
+			k->multiply(rows, candidate->in, width, z, ldz,
+						candidate->forward, candidate->bias, half);
 		}
 		upper_layers(network, half ? 0 : 1, entity, NULL, rows, half, 0,
 					 offset ? offset + i : NULL, u, h, score + i);
 		if (shape->factor_size > 0)
-			k->add_dots(rows, first->in, z, ldz, of_z, of_z[first->in],
-						score + i);
+			k->add_dots(rows, candidate->in, z, ldz, of_z,
+						of_z[candidate->in], score + i);
 	}
 }
 

@@ -162,8 +162,8 @@ typedef struct Network
 	const real *inner_rate;		/* L */
 	PackedLayer meta[NETWORK_MAX_LAYERS];
 	PackedLayer entity;			/* C_e: E - F -> first global width; no bias */
-	PackedLayer candidate;		/* [C_z ; P]: dz -> a candidate half */
-	PackedLayer first;			/* C_z alone, forwards */
+	PackedLayer candidate;		/* [C_z ; P]: dz -> a candidate half; the
+								 * panels of C_z come first */
 	PackedLayer hidden[NETWORK_MAX_LAYERS]; /* global layers 2 ... G - 1, from
 											 * [1]; no others are filled in */
 	real	   *last;			/* the last global layer's row; G > 1 */

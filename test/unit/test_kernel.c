@@ -115,7 +115,7 @@ test_multiply(void)
 				for (int k = 0; k < inner; k++)
 				{
 					long double term = (long double) a.numbers[i * lda + k] *
-						b.numbers[kernel_weight(inner, width, k, j)];
+						b.numbers[kernel_weight(inner, k, j)];
 
 					sum += term;
 					magnitude += fabsl(term);
@@ -470,7 +470,7 @@ units_off(real got, long double expected)
 
 /* What a product gives for column j of a row. */
 static long double
-product_of(int inner, int width, const real *a, const real *w, int j,
+product_of(int inner, const real *a, const real *w, int j,
 		   long double *magnitude)
 {
 	long double sum = 0;
@@ -478,8 +478,7 @@ product_of(int inner, int width, const real *a, const real *w, int j,
 	*magnitude = 0;
 	for (int k = 0; k < inner; k++)
 	{
-		long double term = (long double) a[k] *
-			w[kernel_weight(inner, width, k, j)];
+		long double term = (long double) a[k] * w[kernel_weight(inner, k, j)];
 
 		sum += term;
 		*magnitude += fabsl(term);
@@ -496,9 +495,8 @@ add_product_errors(double *worst, int n, int inner, int width, const real *a,
 		for (int j = 0; j < width; j++)
 		{
 			long double size;
-			long double product = product_of(inner, width,
-											 a + (size_t) i * lda, w, j,
-											 &size);
+			long double product = product_of(inner, a + (size_t) i * lda, w,
+											 j, &size);
 			long double bias_j = bias ? bias[j] : 0;
 
 			add_error(worst, got[(size_t) i * width + j], product + bias_j,
@@ -824,7 +822,7 @@ test_layer_back_sum(void)
 				{
 					long double term = (long double)
 						delta.numbers[(size_t) i * ld + o] *
-						w.numbers[kernel_weight(width, inner, j, o)];
+						w.numbers[kernel_weight(width, j, o)];
 
 					if (!(h.numbers[(size_t) i * ldh + j] > 0))
 						continue;
@@ -907,7 +905,7 @@ test_masked_layer(void)
 				for (int k = 0; k < inner && h.numbers[at + j] > 0; k++)
 				{
 					long double term = r * masked(h_i, k, row.numbers) *
-						w.numbers[kernel_weight(inner, width, k, j)];
+						w.numbers[kernel_weight(inner, k, j)];
 
 					sum += term;
 					size += fabsl(term);
@@ -1032,7 +1030,7 @@ test_shift_layers(void)
 					for (int k = 0; k < inner; k++)
 					{
 						long double w_kj =
-							w.numbers[kernel_weight(inner, width, k, j)];
+							w.numbers[kernel_weight(inner, k, j)];
 
 						sum += w_kj * h_i[k];
 						size[at + j] += fabsl(w_kj) *

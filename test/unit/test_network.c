@@ -124,11 +124,9 @@ test_initialize(void)
 static bool
 packed_at(const PackedLayer *layer, int o, int i, real weight)
 {
-	return layer->forward[kernel_weight(layer->in, layer->out_stride,
-										i, o)] == weight &&
+	return layer->forward[kernel_weight(layer->in, i, o)] == weight &&
 		(layer->backward == NULL ||
-		 layer->backward[kernel_weight(layer->out, layer->in_stride,
-									   o, i)] == weight);
+		 layer->backward[kernel_weight(layer->out, o, i)] == weight);
 }
 
 /* How many numbers of a packed layer are not 0. */
