@@ -747,9 +747,8 @@ add_masked_products(int n, int inner, int width, const real *delta, int ld,
  * subsets are of four columns, of which a row's mask has a bit each.
  */
 
-/* Columns of a mask, whose subsets stay near, and rows that share them. */
-#define GROUP_COLUMNS KERNEL_MASK
-#define GROUPS (GROUP_COLUMNS / SUBSET_ROWS)
+/* Subsets of a mask's columns, which stay near, and rows that share them. */
+#define GROUPS (KERNEL_MASK / SUBSET_ROWS)
 #define GROUP_ROWS 128
 
 /* Of a table as wide as this half of the first cache is filled at most. */
@@ -764,7 +763,7 @@ add_masked_products(int n, int inner, int width, const real *delta, int ld,
 
 typedef vector GroupTable[SUBSETS][GROUP_VECTORS];
 
-/* The mask of a row's next columns, at most GROUP_COLUMNS. */
+/* The mask of a row's next columns, at most KERNEL_MASK. */
 INLINE uint64_t
 row_mask(int columns, const real *h)
 {
@@ -865,10 +864,10 @@ masked_layer(int n, int inner, int width, const real *h_in, int ldh,
 	{
 		int			rows = n - i < GROUP_ROWS ? n - i : GROUP_ROWS;
 
-		for (int j = 0; j < inner; j += GROUP_COLUMNS)
+		for (int j = 0; j < inner; j += KERNEL_MASK)
 		{
-			int			columns = inner - j < GROUP_COLUMNS ? inner - j :
-				GROUP_COLUMNS;
+			int			columns = inner - j < KERNEL_MASK ? inner - j :
+				KERNEL_MASK;
 			uint64_t	mask[GROUP_ROWS];
 
 			for (int r = 0; r < rows; r++)
@@ -1290,13 +1289,13 @@ whole_first_layer(Activation activation, int n, int inner, int width,
 #define MOST_FLIPS(inner) ((inner) / 4)
 
 /*
- * The first layer's next columns, GROUP_COLUMNS or what is left, and the mask of
+ * The first layer's next columns, KERNEL_MASK or what is left, and the mask of
  * what goes into it.  NaN is awake: where it does not stay, that is a flip.
  */
 INLINE uint64_t
 first_layer_mask(int left, const real *a, const real *row, real *h)
 {
-	int			columns = left < GROUP_COLUMNS ? left : GROUP_COLUMNS;
+	int			columns = left < KERNEL_MASK ? left : KERNEL_MASK;
 	uint64_t	mask = 0;
 
 	for (int k = 0; k < kernel_stride(columns); k += LANES)
@@ -1308,7 +1307,7 @@ first_layer_mask(int left, const real *a, const real *row, real *h)
 	}
 
 	/* padding has no weights */
-	return mask & UINT64_MAX >> (GROUP_COLUMNS - columns);
+	return mask & UINT64_MAX >> (KERNEL_MASK - columns);
 }
 
 /* What a row's units that have flipped add to vectors of the next layer's u. */
@@ -1364,7 +1363,7 @@ first_layers(int n, int inner, int width, const real *a, int lda,
 	};
 
 	for (int i = 0; i < n; i++)
-		for (int j = 0; j < inner; j += GROUP_COLUMNS)
+		for (int j = 0; j < inner; j += KERNEL_MASK)
 			*mask++ = first_layer_mask(inner - j, a + (size_t) i * lda + j,
 									   row + j, h + (size_t) i * ldh + j);
 	product(RELU, n, &p);
@@ -1379,15 +1378,15 @@ shift_layers(int n, int inner, int width, const real *a, int lda,
 	int			ldh = kernel_stride(inner);
 	int			ldm = kernel_masks(inner);
 
-	for (int j = 0; j < inner; j += GROUP_COLUMNS)
+	for (int j = 0; j < inner; j += KERNEL_MASK)
 		for (int o = 0; o < width; o += GROUP_VECTORS * LANES)
 		{
 			const MaskedRows to = {.c = u + o, .ld = width};
 
-			masked_layer_part(n, inner - j < GROUP_COLUMNS ? inner - j :
-							  GROUP_COLUMNS, shift + j,
+			masked_layer_part(n, inner - j < KERNEL_MASK ? inner - j :
+							  KERNEL_MASK, shift + j,
 							  w + kernel_weight(inner, j, o),
-							  mask + j / GROUP_COLUMNS, ldm, &to);
+							  mask + j / KERNEL_MASK, ldm, &to);
 		}
 
 	for (int i = 0; i < n; i++, a += lda, mask += ldm, h += ldh, u += width,
@@ -1395,7 +1394,7 @@ shift_layers(int n, int inner, int width, const real *a, int lda,
 	{
 		int			flips = 0;
 
-		for (int j = 0, m = 0; j < inner; j += GROUP_COLUMNS, m++)
+		for (int j = 0, m = 0; j < inner; j += KERNEL_MASK, m++)
 		{
 			uint64_t	now = first_layer_mask(inner - j, a + j, row + j,
 											   h + j);
