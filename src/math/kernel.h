@@ -43,8 +43,8 @@ typedef enum Loss
 
 /*
  * The weights of a product, inner x width, lie in panels of KERNEL_PAD columns,
- * each inner x KERNEL_PAD: what a block of rows meets is one run of memory, of
- * whole lines of cache.  This is where w(k, j) lies.
+ * each inner x KERNEL_PAD and one run of memory, of whole lines of cache.  This
+ * is where w(k, j) lies.
  */
 static inline size_t
 kernel_weight(int inner, int k, int j)

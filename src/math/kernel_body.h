@@ -298,7 +298,13 @@ typedef struct Product
 #define PANEL_VECTORS (KERNEL_PAD / LANES)
 #define PANEL_DISTANCE(inner) ((size_t) (inner) * KERNEL_PAD)
 
-/* The v-th vector of weights from w on, where a panel begins if v goes past one. */
+/*
+ * The v-th of a step's vectors of weights, from w on.  A step that takes more
+ * than a panel begins one: a step is as many vectors as divide a panel, or some
+ * panels.
+ */
+#define IS_STEP(vectors) \
+	((vectors) % PANEL_VECTORS == 0 || PANEL_VECTORS % (vectors) == 0)
 INLINE vector
 load_weights(const real *w, size_t distance, const int v)
 {
@@ -307,6 +313,10 @@ load_weights(const real *w, size_t distance, const int v)
 
 /* Vectors of a single row at a time. */
 #define SINGLE_VECTORS 4
+
+_Static_assert(IS_STEP(SINGLE_VECTORS) && IS_STEP(KERNEL_VECTORS) &&
+			   KERNEL_VECTORS <= SINGLE_VECTORS,
+			   "blocks of columns would end within a panel");
 
 typedef vector BlockSums[KERNEL_ROWS][SINGLE_VECTORS];
 
@@ -640,8 +650,8 @@ masked_block(const int columns, const int vectors, int rows,
 
 /* So many vectors of delta's columns. */
 INLINE void
-masked_vectors(const int vectors, int rows, int columns, const real *a, int lda,
-			 const lane_bits *mask, int ld, const MaskedSums *to)
+masked_vectors(const int vectors, int rows, int columns, const real *a,
+			   int lda, const lane_bits *mask, int ld, const MaskedSums *to)
 {
 	vector		table[MASK_ROWS / SUBSET_ROWS][SUBSETS][KERNEL_VECTORS];
 	int			j = 0;
@@ -760,6 +770,9 @@ add_masked_products(int n, int inner, int width, const real *delta, int ld,
 
 /* Sums in registers at a time. */
 #define GROUP_SUMS (8 / GROUP_VECTORS)
+
+_Static_assert(PANEL_VECTORS % GROUP_VECTORS == 0,
+			   "a table's columns would go past a panel");
 
 typedef vector GroupTable[SUBSETS][GROUP_VECTORS];
 
@@ -1285,6 +1298,8 @@ whole_first_layer(Activation activation, int n, int inner, int width,
 /* Of the next layer at a time, so that a unit is found rarely. */
 #define FLIP_VECTORS 8
 
+_Static_assert(IS_STEP(FLIP_VECTORS), "flips would end within a panel");
+
 /* A row with more such units is multiplied afresh, being faster so. */
 #define MOST_FLIPS(inner) ((inner) / 4)
 
@@ -1343,8 +1358,8 @@ add_flips(uint64_t flipped, int j, int inner, int width, const real *a,
 	for (; o + FLIP_VECTORS * LANES <= width; o += FLIP_VECTORS * LANES)
 		add_flips_to(FLIP_VECTORS, flipped, a + j, row + j,
 					 w + kernel_weight(inner, j, o), distance, u + o);
-	for (; o + KERNEL_VECTORS * LANES <= width; o += KERNEL_VECTORS * LANES)
-		add_flips_to(KERNEL_VECTORS, flipped, a + j, row + j,
+	for (; o + SINGLE_VECTORS * LANES <= width; o += SINGLE_VECTORS * LANES)
+		add_flips_to(SINGLE_VECTORS, flipped, a + j, row + j,
 					 w + kernel_weight(inner, j, o), distance, u + o);
 	for (; o < width; o += LANES)
 		add_flips_to(1, flipped, a + j, row + j,

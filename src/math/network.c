@@ -188,7 +188,8 @@ layer_pack(PackedLayer *layer, int at, int rows, const real *weight, int ld,
 			if (n == KERNEL_PAD)
 				for (int k = i; k < end; k++)
 					for (int j = 0; j < KERNEL_PAD; j++)
-						forward[(size_t) k * KERNEL_PAD + j] = w[(size_t) j * ld + k];
+						forward[(size_t) k * KERNEL_PAD + j] =
+							w[(size_t) j * ld + k];
 			else
 				for (int k = i; k < end; k++)
 					for (int j = 0; j < KERNEL_PAD; j++)

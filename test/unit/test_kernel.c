@@ -964,7 +964,7 @@ test_shift_layers(void)
 		int			inner = 1 + draw(trial % 4 == 1 ? 200 : 80);
 		int			stride = kernel_stride(inner);
 		int			masks = kernel_masks(inner);
-		int			width = (1 + draw(5)) * KERNEL_PAD;
+		int			width = (1 + draw(10)) * KERNEL_PAD;
 		int			lda = draw_distance(stride);
 		size_t		count = (size_t) n * width;
 		Array		a = rows_of(n, stride, lda);
