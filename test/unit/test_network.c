@@ -452,6 +452,114 @@ returns(const Loaded *loaded, const Rows *rows, const real *embedding, real far)
 	return same;
 }
 
+/* The most rows that are shifted, rather than multiplied afresh. */
+#define MOST_SHIFTED 512
+
+/*
+ * Whether the scores of n rows, as many as these make when repeated, have other
+ * bits after a step than without one before it; *error is how far they are off,
+ * at most, in parts of 1 + |score|.
+ */
+static bool
+shifts(const Loaded *loaded, const Rows *rows, const real *embedding, int n,
+	   double *error)
+{
+	const NetworkShape *shape = &loaded->network.shape;
+	int			width = kernel_stride(shape->global_width[1]);
+	int			ld = network_half_size(shape);
+	size_t		size = global_pass_size(shape, n) + row_shift_size(shape, n) +
+		KERNEL_PAD;
+	real	   *memory = allocate_reals(size);
+	real	   *first = allocate_reals(width);
+	real	   *factor = allocate_reals(kernel_stride(shape->factor_size));
+	real	   *half = allocate_reals((size_t) n * ld);
+	real	   *label = allocate_reals(n);
+	real	   *score = allocate_reals(n);
+	Arena		arena = {memory, memory + size};
+	Rows		repeated = {.n = n, .half = half, .label = label};
+	GlobalPass	pass;
+	RowShift	shift;
+	bool		other;
+
+	for (int i = 0; i < n; i++)
+	{
+		memcpy(half + (size_t) i * ld,
+			   rows->half + (size_t) (i % rows->n) * ld, ld * sizeof(real));
+		label[i] = rows->label[i % rows->n];
+	}
+	global_pass_take(&pass, shape, n, &arena);
+	row_shift_take(&shift, shape, n, &arena);
+	network_entities(&loaded->network, 1, embedding,
+					 network_embedding_size(shape), first, factor);
+	network_rows_forward(&loaded->network, first, factor, &repeated, 1,
+						 &shift, &pass);
+	for (int j = 0; j < shape->global_width[1]; j++)
+		first[j] += (real) 0.1;
+	network_rows_forward(&loaded->network, first, factor, &repeated, 1, NULL,
+						 &pass);
+	memcpy(score, pass.score, n * sizeof(real));
+	network_rows_forward(&loaded->network, first, factor, &repeated, 1,
+						 &shift, &pass);
+	other = memcmp(score, pass.score, n * sizeof(real)) != 0;
+	*error = 0;
+	for (int i = 0; i < n; i++)
+		*error = fmax(*error, fabs((double) score[i] - pass.score[i]) /
+					  (1 + fabs(score[i])));
+	free(memory);
+	free(first);
+	free(factor);
+	free(half);
+	free(label);
+	free(score);
+	return other;
+}
+
+/* As many rows as are kept are shifted, and one more are not. */
+static void
+test_most_shifted(void)
+{
+	static const ProblemLimits limits = {1, 40, 40, 3};
+	int			seeds = seed_count(SEEDS);
+	const char *kernels;
+
+	for (int p = 0; (kernels = select_kernels(p)); p++)
+	{
+		double		worst = 0;
+		int			shifted = 0;
+		int			more = 0;
+
+		for (int seed = 1; seed <= seeds; seed++)
+		{
+			double		error;
+			Random		random;
+			Problem		problem;
+			Loaded		loaded;
+			const Rows *rows = &loaded.task[0].query;
+			real	   *embedding;
+			int			E;
+
+			problem_draw(&problem, &limits, seed);
+			problem_load(&loaded, &problem);
+			E = network_embedding_size(&problem.shape);
+			embedding = allocate_reals(E);
+			random_seed(&random, seed);
+			for (int i = 0; i < E; i++)
+				embedding[i] = random_normal(&random);
+			shifted += shifts(&loaded, rows, embedding, MOST_SHIFTED, &error);
+			worst = fmax(worst, error);
+			more += shifts(&loaded, rows, embedding, MOST_SHIFTED + 1, &error);
+			free(embedding);
+			loaded_free(&loaded);
+			problem_free(&problem);
+		}
+		check((shifted > 0 || seeds < SEEDS) && worst < 1000 * REAL_EPSILON,
+			  "%d rows are shifted on %s, in %d networks of %d, %.0f epsilons"
+			  " off at most", MOST_SHIFTED, kernels, shifted, seeds,
+			  worst / REAL_EPSILON);
+		check(more == 0, "one more are not");
+	}
+}
+
 static void
 test_passes(void)
 {
@@ -549,6 +657,7 @@ main(void)
 	test_pack();
 	test_arena();
 	test_passes();
+	test_most_shifted();
 	test_predict();
 	return check_end();
 }
