@@ -305,6 +305,7 @@ typedef struct Product
  */
 #define IS_STEP(vectors) \
 	((vectors) % PANEL_VECTORS == 0 || PANEL_VECTORS % (vectors) == 0)
+
 INLINE vector
 load_weights(const real *w, size_t distance, const int v)
 {

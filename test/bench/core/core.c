@@ -96,7 +96,7 @@ normals(size_t n, Random *random)
 
 /*
  * As the peer draws: weights N(0, 2 / fan in), biases N(0, 0.01); and the factor
- * map, which it has not, as a new network's (network_init).
+ * map, which it has not, as a new network's (network_initialize).
  */
 static void
 draw_parameters(Work *work, Random *random)
