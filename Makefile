@@ -5,6 +5,7 @@
 #   make demo [KEEP=1]          what it does, on real ratings
 #   make test                   everything, in a throw-away cluster
 #   make check-server VERSION=17    the same on another server, in a Debian of its own
+#   make check-avx512           unit tests, on an emulated processor that has it
 #   make bench [PEERS=folder]   how fast it is; bench-quick in two minutes
 #   make bench-quality DATA=../shared/data
 #   make bench-refresh [ENTITIES=50000]
@@ -168,11 +169,15 @@ bench-refresh:
 	@ENTITIES="$(ENTITIES)" test/bench/refresh/run
 
 # No server and no PostgreSQL; GOLDEN=folder for other golden cases, SEEDS=n
-# for more random networks.
+# for more random networks, KERNELS=sse2 for those of one instruction set.
 check-unit check-unit-sanitize:
 	$(MAKE) -C test/unit $(@:check-unit%=check%) GOLDEN='$(or $(GOLDEN),test/unit/golden)'
+
+check-avx512:
+	@tools/setup emulator
+	$(MAKE) -C test/unit $@ GOLDEN='$(or $(GOLDEN),test/unit/golden)'
 
 check-rooms:
 	tools/check-rooms
 
-.PHONY: all installed demo test check-server bench bench-quick bench-core bench-server bench-curves bench-quality bench-refresh docs-figures docs-performance check-rooms check-unit check-unit-sanitize
+.PHONY: all installed demo test check-server bench bench-quick bench-core bench-server bench-curves bench-quality bench-refresh docs-figures docs-performance check-rooms check-unit check-unit-sanitize check-avx512

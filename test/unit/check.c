@@ -56,9 +56,12 @@ const char *
 select_kernels(int path)
 {
 	static const char *const name[] = {"sse2", "avx2", "avx512", "generic"};
+	const char *asked = getenv("KERNELS");
 
 	for (size_t i = 0; i < sizeof(name) / sizeof(name[0]); i++)
 	{
+		if (asked && *asked && strcmp(asked, name[i]) != 0)
+			continue;
 		setenv("LIMAML_KERNELS", name[i], 1);
 		if (strcmp(kernels_for_processor()->name, name[i]) == 0 && path-- == 0)
 			return name[i];
