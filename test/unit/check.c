@@ -57,14 +57,23 @@ select_kernels(int path)
 {
 	static const char *const name[] = {"sse2", "avx2", "avx512", "generic"};
 	const char *asked = getenv("KERNELS");
+	bool		found = false;
 
 	for (size_t i = 0; i < sizeof(name) / sizeof(name[0]); i++)
 	{
 		if (asked && *asked && strcmp(asked, name[i]) != 0)
 			continue;
 		setenv("LIMAML_KERNELS", name[i], 1);
-		if (strcmp(kernels_for_processor()->name, name[i]) == 0 && path-- == 0)
+		if (strcmp(kernels_for_processor()->name, name[i]) != 0)
+			continue;
+		found = true;
+		if (path-- == 0)
 			return name[i];
+	}
+	if (!found)
+	{
+		printf("Bail out! this processor has no kernels for %s\n", asked);
+		exit(1);
 	}
 	unsetenv("LIMAML_KERNELS");
 	return NULL;

@@ -30,8 +30,9 @@ extern int	check_end(void);
 
 /*
  * Selects, in the environment, the kernels that network_pack is to use: the
- * path-th that this processor runs, from 0.  Returns its name, or NULL after
- * the last, where the processor's own choice is back.
+ * path-th that this processor runs, from 0, or of those the only one that is
+ * KERNELS there.  Returns its name, or NULL after the last, where the
+ * processor's own choice is back.
  */
 extern const char *select_kernels(int path);
 
