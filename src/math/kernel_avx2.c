@@ -6,9 +6,9 @@
 
 #define KERNEL_NAME avx2
 #define KERNEL_BYTES 32
-#define KERNEL_ROWS 3
-#define KERNEL_VECTORS 2
 #define KERNEL_SUMS 12
+#define KERNEL_VECTORS 2
+#define KERNEL_CHAINS 2
 
 #include "kernel_body.h"
 

@@ -3,9 +3,10 @@
  *	  The kernels, written once in the compiler's vector types.
  *
  * Included by one file per instruction set, which defines KERNEL_NAME, the
- * vector's size KERNEL_BYTES, and the register block of multiply: KERNEL_ROWS
- * rows by KERNEL_VECTORS vectors, and KERNEL_SUMS, as many accumulators as the
- * set's registers hold beside the operands.
+ * vector's size KERNEL_BYTES, and of products KERNEL_SUMS, as many vectors of
+ * sums as the set's registers hold beside the operands, KERNEL_VECTORS, those of
+ * a block of them that are side by side, and KERNEL_CHAINS, how many chains a sum
+ * of a narrow layer is.
  */
 #include "kernel.h"
 
@@ -56,6 +57,14 @@ typedef real loose_vector __attribute__((vector_size(KERNEL_BYTES),
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* The loop that follows does n turns as one. */
+#define PRAGMA(text) _Pragma(#text)
+#ifdef __clang__
+#define UNROLL(n) PRAGMA(unroll n)
+#else
+#define UNROLL(n) PRAGMA(GCC unroll n)
+#endif
+
 INLINE vector
 load(const real *p)
 {
@@ -96,6 +105,23 @@ multiply_add(vector a, vector b, vector c)
 	return (vector) vfmaq_f32((float32x4_t) c, (float32x4_t) a, (float32x4_t) b);
 #else
 	return a * b + c;
+#endif
+}
+
+/*
+ * The same added to what is in a register, and stays there.  GCC, which may
+ * choose which of the three registers the sum goes to, loses its way in a block
+ * of as many sums as there are registers, and takes some through memory.
+ */
+INLINE void
+add_product(vector *sum, vector a, vector b)
+{
+#if defined(LIMAML_DOUBLE) && KERNEL_BYTES == 32
+	asm("vfmadd231pd %2, %1, %0" : "+x" (*sum) : "x" (a), "xm" (b));
+#elif KERNEL_BYTES == 32
+	asm("vfmadd231ps %2, %1, %0" : "+x" (*sum) : "x" (a), "xm" (b));
+#else
+	*sum = multiply_add(a, b, *sum);
 #endif
 }
 
@@ -263,10 +289,10 @@ store_some(int n, real *p, vector v)
 /*
  * Products
  *
- * A number of a product is summed in two chains, its even terms and its odd
- * ones: a single row, whose sums have few beside them, would otherwise wait for
- * each multiply-add to end.  Where there are no registers for a block's both,
- * they come one after another.
+ * A number of a product is summed term by term where a row alone has
+ * SINGLE_SUMS vectors of such sums, so that none waits for its last multiply-add
+ * to end.  In a narrower layer it may be two chains, its even terms and its odd
+ * ones.  Either way it is so whatever rows stand beside it.
  */
 
 /* What becomes of a block of sums. */
@@ -312,21 +338,26 @@ load_weights(const real *w, size_t distance, const int v)
 	return load(w + v / PANEL_VECTORS * distance + v % PANEL_VECTORS * LANES);
 }
 
-/* Vectors of a single row at a time. */
-#define SINGLE_VECTORS 4
+/* Sums of a row alone at a time, and how many vectors of it these are. */
+#define SINGLE_SUMS 8
+#define SINGLE_VECTORS(chains) (SINGLE_SUMS / (chains))
 
-_Static_assert(IS_STEP(SINGLE_VECTORS) && IS_STEP(KERNEL_VECTORS) &&
-			   KERNEL_VECTORS <= SINGLE_VECTORS,
+/* Rows of a block, and of a smaller one for rows that are left. */
+#define BLOCK_ROWS(chains) (KERNEL_SUMS / KERNEL_VECTORS / (chains))
+#define FEWER_ROWS(chains) (BLOCK_ROWS(chains) > 4 ? 4 : 2)
+
+_Static_assert(IS_STEP(SINGLE_VECTORS(1)) && IS_STEP(SINGLE_VECTORS(2)) &&
+			   IS_STEP(KERNEL_VECTORS) && KERNEL_VECTORS <= SINGLE_VECTORS(2),
 			   "blocks of columns would end within a panel");
 
-typedef vector BlockSums[KERNEL_ROWS][SINGLE_VECTORS];
+typedef vector BlockSums[BLOCK_ROWS(1)][SINGLE_VECTORS(1)];
 
 /* Adds what one term of a sum is to each of a block's sums. */
 INLINE void
 add_term(const int rows, const int vectors, const real *a, int lda,
 		 const real *w, size_t distance, BlockSums sum)
 {
-	vector		w_k[SINGLE_VECTORS];
+	vector		w_k[SINGLE_VECTORS(1)];
 
 	for (int v = 0; v < vectors; v++)
 		w_k[v] = load_weights(w, distance, v);
@@ -335,7 +366,7 @@ add_term(const int rows, const int vectors, const real *a, int lda,
 		vector		a_r = splat(a[(size_t) r * lda]);
 
 		for (int v = 0; v < vectors; v++)
-			sum[r][v] = multiply_add(a_r, w_k[v], sum[r][v]);
+			add_product(&sum[r][v], a_r, w_k[v]);
 	}
 }
 
@@ -344,8 +375,8 @@ add_term(const int rows, const int vectors, const real *a, int lda,
  * so that the sums live in registers.
  */
 INLINE void
-product_block(const Epilogue epilogue, const int rows, const int vectors,
-			  const Product *p, int i, int j)
+product_block(const Epilogue epilogue, const int chains, const int rows,
+			  const int vectors, const Product *p, int i, int j)
 {
 	const real *w = p->w + kernel_weight(p->inner, 0, j);
 	const real *a = p->a + (size_t) i * p->lda;
@@ -363,24 +394,17 @@ product_block(const Epilogue epilogue, const int rows, const int vectors,
 			odd[r][v] = splat(0);
 		}
 
-	if (2 * rows * vectors <= KERNEL_SUMS)
-		for (; k + 2 <= inner; k += 2, w += 2 * KERNEL_PAD)
-		{
-			add_term(rows, vectors, a + k, lda, w, distance, even);
-			add_term(rows, vectors, a + k + 1, lda, w + KERNEL_PAD, distance,
-					 odd);
-		}
-	else
+#if KERNEL_CHAINS == 2
+	UNROLL(2)
+	for (; k + 2 <= inner; k += 2, w += 2 * KERNEL_PAD)
 	{
-		const real *w_k = w;
-
-		for (; k + 2 <= inner; k += 2, w_k += 2 * KERNEL_PAD)
-			add_term(rows, vectors, a + k, lda, w_k, distance, even);
-		for (k = 0; k + 2 <= inner; k += 2, w += 2 * KERNEL_PAD)
-			add_term(rows, vectors, a + k + 1, lda, w + KERNEL_PAD, distance,
-					 odd);
+		add_term(rows, vectors, a + k, lda, w, distance, even);
+		add_term(rows, vectors, a + k + 1, lda, w + KERNEL_PAD, distance,
+				 chains == 1 ? even : odd);
 	}
-	if (k < inner)
+#endif
+	UNROLL(2)
+	for (; k < inner; k++, w += KERNEL_PAD)
 		add_term(rows, vectors, a + k, lda, w, distance, even);
 
 	for (int v = 0; v < vectors; v++)
@@ -392,7 +416,8 @@ product_block(const Epilogue epilogue, const int rows, const int vectors,
 			sum = load(p->sum + j + v * LANES);
 		for (int r = 0; r < rows; r++, at += p->width)
 		{
-			vector		c = even[r][v] + odd[r][v];
+			vector		c = chains == 1 ? even[r][v] :
+				even[r][v] + odd[r][v];
 
 			if (epilogue == RELU)
 			{
@@ -418,45 +443,124 @@ product_block(const Epilogue epilogue, const int rows, const int vectors,
 	}
 }
 
-/* Columns j ... of all n rows but one that may be left. */
-INLINE void
-product_columns(const Epilogue epilogue, const int vectors, int n,
-				const Product *p, int j)
+/*
+ * As many blocks as there are in rows first ... end - 1: how many rows these
+ * are.  Each kind of block is a function of its own, for compilers run out of
+ * registers where all are in one.
+ */
+typedef int (*Block) (const Product *p, int first, int end, int j);
+
+#define BLOCK(epilogue, chains, name, rows, vectors) \
+static int \
+epilogue##_##chains##_##name(const Product *product, int first, int end, \
+							 int j) \
+{ \
+	const Product p = *product;	/* which no row's numbers overwrite */ \
+	int			i = first; \
+\
+	for (; i + (rows) <= end; i += (rows)) \
+		product_block(epilogue, chains, rows, vectors, &p, i, j); \
+	return i - first; \
+}
+
+/* Of an epilogue and a number of chains; [0] is of KERNEL_VECTORS, [1] of one. */
+typedef struct Blocks
 {
+	int			most_rows;
+	int			fewer_rows;
+	int			single_vectors;
+	Block		most[2];
+	Block		fewer[2];
+	Block		two[2];
+	Block		one[2];
+	Block		single;			/* one row, single_vectors */
+} Blocks;
+
+#define BLOCKS(epilogue, chains) \
+BLOCK(epilogue, chains, most, BLOCK_ROWS(chains), KERNEL_VECTORS) \
+BLOCK(epilogue, chains, most_thin, BLOCK_ROWS(chains), 1) \
+BLOCK(epilogue, chains, fewer, FEWER_ROWS(chains), KERNEL_VECTORS) \
+BLOCK(epilogue, chains, fewer_thin, FEWER_ROWS(chains), 1) \
+BLOCK(epilogue, chains, two, 2, KERNEL_VECTORS) \
+BLOCK(epilogue, chains, two_thin, 2, 1) \
+BLOCK(epilogue, chains, one, 1, KERNEL_VECTORS) \
+BLOCK(epilogue, chains, one_thin, 1, 1) \
+BLOCK(epilogue, chains, single, 1, SINGLE_VECTORS(chains)) \
+static const Blocks epilogue##_##chains = { \
+	.most_rows = BLOCK_ROWS(chains), \
+	.fewer_rows = FEWER_ROWS(chains), \
+	.single_vectors = SINGLE_VECTORS(chains), \
+	.most = {epilogue##_##chains##_most, epilogue##_##chains##_most_thin}, \
+	.fewer = {epilogue##_##chains##_fewer, epilogue##_##chains##_fewer_thin}, \
+	.two = {epilogue##_##chains##_two, epilogue##_##chains##_two_thin}, \
+	.one = {epilogue##_##chains##_one, epilogue##_##chains##_one_thin}, \
+	.single = epilogue##_##chains##_single \
+};
+
+BLOCKS(STORE, 1)
+BLOCKS(RELU, 1)
+BLOCKS(RELU_BACK, 1)
+#if KERNEL_CHAINS == 2
+BLOCKS(STORE, 2)
+BLOCKS(RELU, 2)
+BLOCKS(RELU_BACK, 2)
+#endif
+
+static void
+product_of_blocks(const Blocks *blocks, int n, const Product *p)
+{
+	const int	single = blocks->single_vectors * LANES;
+	const int	vectors = KERNEL_VECTORS * LANES;
+	int			most = blocks->most_rows;
 	int			i = 0;
 
-	for (; i + KERNEL_ROWS <= n; i += KERNEL_ROWS)
-		product_block(epilogue, KERNEL_ROWS, vectors, p, i, j);
-	for (; i + 2 <= n; i += 2)
-		product_block(epilogue, 2, vectors, p, i, j);
+	/* column by column, so that a panel's weights stay near */
+	for (int j = 0; n > 1 && j < p->width;)
+	{
+		bool		thin = j + vectors > p->width;
+		int			end = n;
+
+		/* two rows wait for each multiply-add, so rather four and four */
+		if (most == 6 && n > most && n % most == 2)
+			end -= 8;
+		i = blocks->most[thin] (p, 0, end, j);
+		if (i + 2 <= n)
+			i += blocks->fewer[thin] (p, i, n, j);
+		if (i + 2 <= n)
+			i += blocks->two[thin] (p, i, n, j);
+		j += thin ? LANES : vectors;
+	}
+	if (i < n)
+	{
+		int			j = 0;
+
+		for (; j + single <= p->width; j += single)
+			blocks->single(p, i, n, j);
+		for (; j + vectors <= p->width; j += vectors)
+			blocks->one[0] (p, i, n, j);
+		for (; j < p->width; j += LANES)
+			blocks->one[1] (p, i, n, j);
+	}
 }
 
-/* All columns of a single row. */
-INLINE void
-product_row(const Epilogue epilogue, const Product *p, int i)
+static void
+product(Epilogue epilogue, int n, const Product *p)
 {
-	int			j = 0;
+	static const Blocks *const blocks[] = {
+		[STORE] = &STORE_1, [RELU] = &RELU_1, [RELU_BACK] = &RELU_BACK_1
+	};
+#if KERNEL_CHAINS == 2
+	static const Blocks *const narrow[] = {
+		[STORE] = &STORE_2, [RELU] = &RELU_2, [RELU_BACK] = &RELU_BACK_2
+	};
 
-	for (; j + SINGLE_VECTORS * LANES <= p->width; j += SINGLE_VECTORS * LANES)
-		product_block(epilogue, 1, SINGLE_VECTORS, p, i, j);
-	for (; j + KERNEL_VECTORS * LANES <= p->width; j += KERNEL_VECTORS * LANES)
-		product_block(epilogue, 1, KERNEL_VECTORS, p, i, j);
-	for (; j < p->width; j += LANES)
-		product_block(epilogue, 1, 1, p, i, j);
-}
-
-INLINE void
-product(const Epilogue epilogue, int n, const Product *p)
-{
-	int			j = 0;
-
-	for (; n > 1 && j + KERNEL_VECTORS * LANES <= p->width;
-		 j += KERNEL_VECTORS * LANES)
-		product_columns(epilogue, KERNEL_VECTORS, n, p, j);
-	for (; n > 1 && j < p->width; j += LANES)
-		product_columns(epilogue, 1, n, p, j);
-	if (n % KERNEL_ROWS % 2)
-		product_row(epilogue, p, n - 1);
+	if (p->width < SINGLE_SUMS * LANES)
+	{
+		product_of_blocks(narrow[epilogue], n, p);
+		return;
+	}
+#endif
+	product_of_blocks(blocks[epilogue], n, p);
 }
 
 static void
@@ -1359,8 +1463,8 @@ add_flips(uint64_t flipped, int j, int inner, int width, const real *a,
 	for (; o + FLIP_VECTORS * LANES <= width; o += FLIP_VECTORS * LANES)
 		add_flips_to(FLIP_VECTORS, flipped, a + j, row + j,
 					 w + kernel_weight(inner, j, o), distance, u + o);
-	for (; o + SINGLE_VECTORS * LANES <= width; o += SINGLE_VECTORS * LANES)
-		add_flips_to(SINGLE_VECTORS, flipped, a + j, row + j,
+	for (; o + 4 * LANES <= width; o += 4 * LANES)
+		add_flips_to(4, flipped, a + j, row + j,
 					 w + kernel_weight(inner, j, o), distance, u + o);
 	for (; o < width; o += LANES)
 		add_flips_to(1, flipped, a + j, row + j,

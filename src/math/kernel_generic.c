@@ -6,9 +6,9 @@
 
 #define KERNEL_NAME generic
 #define KERNEL_BYTES 16
-#define KERNEL_ROWS 4
-#define KERNEL_VECTORS 2
 #define KERNEL_SUMS 16
+#define KERNEL_VECTORS 2
+#define KERNEL_CHAINS 2
 
 #include "kernel_body.h"
 
