@@ -320,12 +320,11 @@ add_to_halves(const Network *network, int n, const real *scale,
 	int			first = kernel_stride(shape->global_width[1]);
 	int			ld = network_half_size(shape);
 
-	for (int i = 0; i < n; i++)
-		if (shape->global_layers > 1)
-			network->kernels->add_scaled(first, scale ? scale[i] : 1,
-										 delta + (size_t) i * first,
-										 half_gradient + (size_t) i * ld);
-		else
+	if (shape->global_layers > 1)
+		network->kernels->add_scaled_rows(n, first, scale, delta, first,
+										  half_gradient, ld);
+	else
+		for (int i = 0; i < n; i++)
 			half_gradient[(size_t) i * ld] += residual[i];
 }
 
@@ -337,11 +336,11 @@ add_to_factors(const Network *network, int n, const real *residual,
 	const NetworkShape *shape = &network->shape;
 	int			first = kernel_stride(shape->global_width[1]);
 	int			width = kernel_stride(shape->factor_size);
-	int			ld = network_half_size(shape);
 
-	for (int i = 0; width > 0 && i < n; i++)
-		network->kernels->add_scaled(width, residual[i], factor,
-									 half_gradient + (size_t) i * ld + first);
+	if (width > 0)
+		network->kernels->add_scaled_rows(n, width, residual, factor, 0,
+										  half_gradient + first,
+										  network_half_size(shape));
 }
 
 /* Adds the gradient of the last layer: of rows h, each times its weight. */

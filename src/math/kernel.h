@@ -242,6 +242,10 @@ typedef struct Kernels
 	/* y += scale x */
 	void		(*add_scaled) (int width, real scale, const real *x, real *y);
 
+	/* the same of rows, each with its own scale (NULL: 1) */
+	void		(*add_scaled_rows) (int n, int width, const real *scale,
+									const real *x, int ldx, real *y, int ldy);
+
 	/* sum = the sum of the rows of A, each times its weight (NULL: 1) */
 	void		(*sum_rows) (int n, int width, const real *weight,
 							 const real *a, int lda, real *sum);

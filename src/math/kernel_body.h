@@ -592,6 +592,19 @@ add_scaled(int width, real scale, const real *x, real *y)
 		store(y + j, multiply_add(splat(scale), load(x + j), load(y + j)));
 }
 
+static void
+add_scaled_rows(int n, int width, const real *scale, const real *x, int ldx,
+				real *y, int ldy)
+{
+	for (int i = 0; i < n; i++, x += ldx, y += ldy)
+	{
+		vector		scale_i = splat(scale ? scale[i] : 1);
+
+		for (int j = 0; j < width; j += LANES)
+			store(y + j, multiply_add(scale_i, load(x + j), load(y + j)));
+	}
+}
+
 INLINE void
 sum_columns(const int vectors, int n, const real *weight, const real *a,
 			int lda, real *sum)
@@ -649,6 +662,21 @@ sum_rows(int n, int width, const real *weight, const real *a, int lda,
 #define MASK_ROWS 32
 #define MASK_COLUMNS 256
 
+/*
+ * Vectors of delta's columns at a time: the way to a subset's sums is the same
+ * for one or many, but their table is to fill half of the first cache at most.
+ */
+#if KERNEL_BYTES == 64
+#define MASK_VECTORS 2
+#else
+#define MASK_VECTORS 4
+#endif
+
+/* Sums in registers at a time. */
+#define MASK_SUMS 8
+
+_Static_assert(IS_STEP(MASK_VECTORS), "a table's columns would end in a panel");
+
 /* Bit i of a column's word says whether row i is above zero there. */
 INLINE void
 mask_block(const int vectors, int rows, const real *h, int ldh,
@@ -701,24 +729,26 @@ typedef struct MaskedSums
 	real	   *c;				/* + scale times the sums */
 } MaskedSums;
 
+/* The table has vectors of each subset, of four rows after four. */
 INLINE void
 masked_block(const int columns, const int vectors, int rows,
-			 const vector (*table)[SUBSETS][KERNEL_VECTORS],
-			 const lane_bits *mask, int ld, const MaskedSums *to, int j)
+			 const vector *table, const lane_bits *mask, int ld,
+			 const MaskedSums *to, int j)
 {
-	const uint64_t last = sizeof(*table) - sizeof((*table)[0]);
+	const uint64_t size = vectors * sizeof(vector);
+	const uint64_t last = (SUBSETS - 1) * size;
 	const char *subsets = (const char *) table;
-	vector		g[4][KERNEL_VECTORS];
-	uint64_t	at[4];
+	vector		g[MASK_SUMS][MASK_VECTORS];
+	uint64_t	at[MASK_SUMS];
 
 	/* shifted so that each subset's bits are its distance in the table */
 	for (int c = 0; c < columns; c++)
 	{
-		at[c] = (uint64_t) mask[j + c] * sizeof((*table)[0]);
+		at[c] = (uint64_t) mask[j + c] * size;
 		for (int v = 0; v < vectors; v++)
 			g[c][v] = splat(0);
 	}
-	for (; rows > 0; rows -= SUBSET_ROWS, subsets += sizeof(*table))
+	for (; rows > 0; rows -= SUBSET_ROWS, subsets += SUBSETS * size)
 		for (int c = 0; c < columns; c++)
 		{
 			const vector *subset = (const vector *)
@@ -758,7 +788,8 @@ INLINE void
 masked_vectors(const int vectors, int rows, int columns, const real *a,
 			   int lda, const lane_bits *mask, int ld, const MaskedSums *to)
 {
-	vector		table[MASK_ROWS / SUBSET_ROWS][SUBSETS][KERNEL_VECTORS];
+	const int	block = MASK_SUMS / vectors;
+	vector		table[MASK_ROWS / SUBSET_ROWS * SUBSETS * MASK_VECTORS];
 	int			j = 0;
 
 	for (int i = 0; i < rows; i += SUBSET_ROWS)
@@ -769,10 +800,11 @@ masked_vectors(const int vectors, int rows, int columns, const real *a,
 			for (int r = 0; r < SUBSET_ROWS; r++)
 				row[r] = i + r < rows ?
 					load(a + (size_t) (i + r) * lda + v * LANES) : splat(0);
-			subset_sums(KERNEL_VECTORS, row, &table[i / SUBSET_ROWS][0][v]);
+			subset_sums(vectors, row,
+						&table[i / SUBSET_ROWS * SUBSETS * vectors + v]);
 		}
-	for (; j + 4 <= columns; j += 4)
-		masked_block(4, vectors, rows, table, mask, ld, to, j);
+	for (; j + block <= columns; j += block)
+		masked_block(block, vectors, rows, table, mask, ld, to, j);
 	for (; j < columns; j++)
 		masked_block(1, vectors, rows, table, mask, ld, to, j);
 }
@@ -792,7 +824,7 @@ masked_columns(int n, int inner, int columns, const real *delta, int ld,
 
 		mask_columns(rows, kernel_stride(columns), h + (size_t) i * ldh + j,
 					 ldh, mask);
-		for (int o = 0; o < inner;)
+		for (int o = 0, vectors; o < inner; o += vectors * LANES)
 		{
 			const real *a = delta + (size_t) i * ld + o;
 			int			ldw = w ? KERNEL_PAD : inner;
@@ -802,16 +834,21 @@ masked_columns(int n, int inner, int columns, const real *delta, int ld,
 				to->w = w + kernel_weight(width, j, o);
 			else
 				to->c = c + (size_t) j * inner + o;
-			if (o + KERNEL_VECTORS * LANES <= inner)
+			if (o + MASK_VECTORS * LANES <= inner)
 			{
-				masked_vectors(KERNEL_VECTORS, rows, columns, a, ld, mask,
-							   ldw, to);
-				o += KERNEL_VECTORS * LANES;
+				vectors = MASK_VECTORS;
+				masked_vectors(MASK_VECTORS, rows, columns, a, ld, mask, ldw,
+							   to);
+			}
+			else if (o + 2 * LANES <= inner)
+			{
+				vectors = 2;
+				masked_vectors(2, rows, columns, a, ld, mask, ldw, to);
 			}
 			else
 			{
+				vectors = 1;
 				masked_vectors(1, rows, columns, a, ld, mask, ldw, to);
-				o += LANES;
 			}
 		}
 	}
@@ -1941,6 +1978,7 @@ const Kernels KERNELS_OF(KERNEL_NAME) = {
 	.add_pairs = add_pairs,
 	.dot = dot,
 	.add_scaled = add_scaled,
+	.add_scaled_rows = add_scaled_rows,
 	.sum_rows = sum_rows,
 	.activate = activate,
 	.backward = backward,

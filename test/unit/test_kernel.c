@@ -144,6 +144,39 @@ test_multiply(void)
 		  kernels->name);
 }
 
+/* add_scaled_rows onto rows that lie further apart than they are wide */
+static void
+add_scaled_rows_errors(int n, int width, const Array *scale, const Array *x,
+					   int ldx, double *worst, int *broken)
+{
+	int			ldy = width + draw(5);
+	Array		y = array_of((size_t) n * ldy, 1, draw(KERNEL_PAD));
+	Array		got = array_of((size_t) n * ldy, 1, draw(KERNEL_PAD));
+
+	memcpy(got.numbers, y.numbers, y.n * sizeof(real));
+	kernels->add_scaled_rows(n, width, scale ? scale->numbers : NULL,
+							 x->numbers, ldx, got.numbers, ldy);
+	for (int i = 0; i < n; i++)
+		for (int j = 0; j < ldy; j++)
+		{
+			size_t		at = (size_t) i * ldy + j;
+			long double term;
+
+			if (j >= width)
+			{
+				*broken += got.numbers[at] != y.numbers[at];
+				continue;
+			}
+			term = (scale ? scale->numbers[i] : 1) *
+				(long double) x->numbers[(size_t) i * ldx + j];
+			add_error(worst, got.numbers[at], y.numbers[at] + term,
+					  fabsl(y.numbers[at]) + fabsl(term), 1);
+		}
+	*broken += !array_intact(&got);
+	free(y.memory);
+	free(got.memory);
+}
+
 static void
 test_sums(void)
 {
@@ -200,6 +233,8 @@ test_sums(void)
 			add_error(&worst, sum.numbers[j], total, size, n);
 		}
 		broken += !array_intact(&sum);
+		add_scaled_rows_errors(n, width, weighted ? &weight : NULL, &a, lda,
+							   &worst, &broken);
 		free(a.memory);
 		free(x.memory);
 		free(y.memory);
