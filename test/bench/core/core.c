@@ -18,7 +18,9 @@
  * written (2 per multiply-add of the products that the method needs once the
  * candidate half is kept), not as executed.
  *
- * --factor makes half of the embedding its factor part.
+ * With --factor two networks take turns, of which the second has half of its
+ * embedding as factor part.  That prints: kernels, both values, and the time of
+ * the second over the first's, the median of 25 neighbours.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +33,8 @@
 #define BLOCK 1024
 #define TIMINGS 7
 #define SECONDS_PER_TIMING 0.3
+#define TURNS 25
+#define SECONDS_PER_TURN 0.1
 
 typedef struct Work
 {
@@ -315,6 +319,26 @@ job_train(Work *work, double *flops)
 	return BATCH;
 }
 
+typedef struct JobKind
+{
+	const char *name;
+	Job			job;
+	bool		per_second;
+} JobKind;
+
+/* What the job takes for each of what it does. */
+static double
+seconds_each(const JobKind *kind, Work *work, double at_least, double *flops)
+{
+	double		start = cpu_seconds();
+	double		done = 0;
+
+	do
+		done += kind->job(work, flops);
+	while (cpu_seconds() - start < at_least);
+	return (cpu_seconds() - start) / done;
+}
+
 static int
 by_size(const void *a, const void *b)
 {
@@ -324,29 +348,75 @@ by_size(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+static double
+median(int n, double *numbers)
+{
+	qsort(numbers, n, sizeof(double), by_size);
+	return numbers[n / 2];
+}
+
+static void
+print_value(const JobKind *kind, double seconds)
+{
+	if (kind->per_second)
+		printf(" %.0f", 1 / seconds);
+	else
+		printf(" %.1f", seconds * 1e9);
+}
+
+static void
+time_alone(const JobKind *kind, Work *work)
+{
+	double		seconds[TIMINGS];
+	double		flops;
+	double		each;
+
+	for (int t = 0; t < TIMINGS; t++)
+		seconds[t] = seconds_each(kind, work, SECONDS_PER_TIMING, &flops);
+	each = median(TIMINGS, seconds);
+	print_value(kind, each);
+	printf(" %.1f %.3f", flops / each * 1e-9,
+		   flops / each * 1e-9 / peak_gflops(work->network.kernels->name));
+}
+
+static void
+time_in_turns(const JobKind *kind, Work *plain, Work *factor)
+{
+	double		without[TURNS];
+	double		with[TURNS];
+	double		ratio[TURNS];
+	double		flops;
+
+	for (int t = 0; t < TURNS; t++)
+	{
+		without[t] = seconds_each(kind, plain, SECONDS_PER_TURN, &flops);
+		with[t] = seconds_each(kind, factor, SECONDS_PER_TURN, &flops);
+		ratio[t] = with[t] / without[t];
+	}
+	print_value(kind, median(TURNS, without));
+	print_value(kind, median(TURNS, with));
+	printf(" %.4f", median(TURNS, ratio));
+}
+
 int
 main(int argc, char **argv)
 {
-	static const struct
-	{
-		const char *name;
-		Job			job;
-		bool		per_second;
-	}			jobs[] = {
+	static const JobKind kinds[] = {
 		{"adapt", job_adapt, true},
 		{"score", job_score, false},
 		{"block", job_block, false},
 		{"train", job_train, true}
 	};
-	int			j = 4;
+	const JobKind *kind = NULL;
+	bool		in_turns = false;
+	bool		understood = true;
 	Work		work = {.shape = small, .rows = 32};
-	double		seconds[TIMINGS];
+	Work		factor;
 	double		flops;
-	double		peak;
 
 	for (int i = 0; argc > 1 && i < 4; i++)
-		if (strcmp(argv[1], jobs[i].name) == 0)
-			j = i;
+		if (strcmp(argv[1], kinds[i].name) == 0)
+			kind = &kinds[i];
 	for (int a = 2; a < argc; a++)
 		if (strcmp(argv[a], "large") == 0)
 		{
@@ -354,38 +424,30 @@ main(int argc, char **argv)
 			work.rows = 64;
 		}
 		else if (strcmp(argv[a], "--factor") == 0)
-		{
-			/* only after the shape is known */
-			work.shape.factor_size = network_embedding_size(&work.shape) / 2;
-			work.shape.global_width[0] -= work.shape.factor_size;
-		}
+			in_turns = true;
 		else if (strcmp(argv[a], "small") != 0)
-			j = 4;
-	if (j == 4)
+			understood = false;
+	if (kind == NULL || !understood)
 	{
 		fputs("usage: core adapt|score|block|train [small|large] [--factor]\n",
 			  stderr);
 		return 2;
 	}
 
+	factor = work;
 	prepare(&work);
-	jobs[j].job(&work, &flops);
-	for (int t = 0; t < TIMINGS; t++)
+	kind->job(&work, &flops);
+	printf("%s", work.network.kernels->name);
+	if (in_turns)
 	{
-		double		start = cpu_seconds();
-		double		done = 0;
-
-		while (cpu_seconds() - start < SECONDS_PER_TIMING)
-			done += jobs[j].job(&work, &flops);
-		seconds[t] = (cpu_seconds() - start) / done;
+		factor.shape.factor_size = network_embedding_size(&work.shape) / 2;
+		factor.shape.global_width[0] -= factor.shape.factor_size;
+		prepare(&factor);
+		kind->job(&factor, &flops);
+		time_in_turns(kind, &work, &factor);
 	}
-	qsort(seconds, TIMINGS, sizeof(double), by_size);
-	peak = peak_gflops(work.network.kernels->name);
-	printf("%s %.*f %.1f %.3f\n", work.network.kernels->name,
-		   jobs[j].per_second ? 0 : 1,
-		   jobs[j].per_second ? 1 / seconds[TIMINGS / 2] :
-		   seconds[TIMINGS / 2] * 1e9,
-		   flops / seconds[TIMINGS / 2] * 1e-9,
-		   flops / seconds[TIMINGS / 2] * 1e-9 / peak);
+	else
+		time_alone(kind, &work);
+	putchar('\n');
 	return 0;
 }
