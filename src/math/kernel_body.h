@@ -467,7 +467,6 @@ epilogue##_##chains##_##name(const Product *product, int first, int end, \
 typedef struct Blocks
 {
 	int			most_rows;
-	int			fewer_rows;
 	int			single_vectors;
 	Block		most[2];
 	Block		fewer[2];
@@ -488,7 +487,6 @@ BLOCK(epilogue, chains, one_thin, 1, 1) \
 BLOCK(epilogue, chains, single, 1, SINGLE_VECTORS(chains)) \
 static const Blocks epilogue##_##chains = { \
 	.most_rows = BLOCK_ROWS(chains), \
-	.fewer_rows = FEWER_ROWS(chains), \
 	.single_vectors = SINGLE_VECTORS(chains), \
 	.most = {epilogue##_##chains##_most, epilogue##_##chains##_most_thin}, \
 	.fewer = {epilogue##_##chains##_fewer, epilogue##_##chains##_fewer_thin}, \
@@ -520,7 +518,7 @@ product_of_blocks(const Blocks *blocks, int n, const Product *p)
 		bool		thin = j + vectors > p->width;
 		int			end = n;
 
-		/* two rows wait for each multiply-add, so rather four and four */
+		/* two rows alone wait for each multiply-add: rather four and four */
 		if (most == 6 && n > most && n % most == 2)
 			end -= 8;
 		i = blocks->most[thin] (p, 0, end, j);
