@@ -3,10 +3,9 @@
  *	  The kernels, written once in the compiler's vector types.
  *
  * Included by one file per instruction set, which defines KERNEL_NAME, the
- * vector's size KERNEL_BYTES, and of products KERNEL_SUMS, as many vectors of
- * sums as the set's registers hold beside the operands, KERNEL_VECTORS, those of
- * a block of them that are side by side, and KERNEL_CHAINS, how many chains a sum
- * of a narrow layer is.
+ * vector's size KERNEL_BYTES, and of products KERNEL_SUMS, how many vectors of
+ * sums are kept in registers, KERNEL_VECTORS, those of a block of them that are
+ * side by side, and KERNEL_CHAINS, how many chains a sum of a narrow layer is.
  */
 #include "kernel.h"
 
@@ -116,10 +115,17 @@ multiply_add(vector a, vector b, vector c)
 INLINE void
 add_product(vector *sum, vector a, vector b)
 {
+#ifdef __clang__				/* would take "xm" for memory, always */
+#define REGISTER_OR_MEMORY "x"
+#else
+#define REGISTER_OR_MEMORY "xm"
+#endif
 #if defined(LIMAML_DOUBLE) && KERNEL_BYTES == 32
-	asm("vfmadd231pd %2, %1, %0" : "+x" (*sum) : "x" (a), "xm" (b));
+	asm("vfmadd231pd %2, %1, %0"
+		: "+x" (*sum) : "x" (a), REGISTER_OR_MEMORY (b));
 #elif KERNEL_BYTES == 32
-	asm("vfmadd231ps %2, %1, %0" : "+x" (*sum) : "x" (a), "xm" (b));
+	asm("vfmadd231ps %2, %1, %0"
+		: "+x" (*sum) : "x" (a), REGISTER_OR_MEMORY (b));
 #else
 	*sum = multiply_add(a, b, *sum);
 #endif
@@ -290,8 +296,8 @@ store_some(int n, real *p, vector v)
  * Products
  *
  * A number of a product is summed term by term where a row alone has
- * SINGLE_SUMS vectors of such sums, so that none waits for its last multiply-add
- * to end.  In a narrower layer it may be two chains, its even terms and its odd
+ * SINGLE_SUMS vectors of such sums: so many need not wait for their last
+ * multiply-add to end.  In a narrower layer it may be two chains, its even terms and its odd
  * ones.  Either way it is so whatever rows stand beside it.
  */
 
@@ -346,8 +352,9 @@ load_weights(const real *w, size_t distance, const int v)
 #define BLOCK_ROWS(chains) (KERNEL_SUMS / KERNEL_VECTORS / (chains))
 #define FEWER_ROWS(chains) (BLOCK_ROWS(chains) > 4 ? 4 : 2)
 
-_Static_assert(IS_STEP(SINGLE_VECTORS(1)) && IS_STEP(SINGLE_VECTORS(2)) &&
-			   IS_STEP(KERNEL_VECTORS) && KERNEL_VECTORS <= SINGLE_VECTORS(2),
+_Static_assert(IS_STEP(SINGLE_SUMS) && IS_STEP(SINGLE_SUMS / 2) &&
+			   IS_STEP(SINGLE_SUMS / 4) && IS_STEP(KERNEL_VECTORS) &&
+			   KERNEL_VECTORS <= SINGLE_SUMS / 2,
 			   "blocks of columns would end within a panel");
 
 typedef vector BlockSums[BLOCK_ROWS(1)][SINGLE_VECTORS(1)];
@@ -472,7 +479,7 @@ typedef struct Blocks
 	Block		fewer[2];
 	Block		two[2];
 	Block		one[2];
-	Block		single;			/* one row, single_vectors */
+	Block		single[2];		/* one row, single_vectors and half of them */
 } Blocks;
 
 #define BLOCKS(epilogue, chains) \
@@ -485,6 +492,7 @@ BLOCK(epilogue, chains, two_thin, 2, 1) \
 BLOCK(epilogue, chains, one, 1, KERNEL_VECTORS) \
 BLOCK(epilogue, chains, one_thin, 1, 1) \
 BLOCK(epilogue, chains, single, 1, SINGLE_VECTORS(chains)) \
+BLOCK(epilogue, chains, single_half, 1, SINGLE_VECTORS(chains) / 2) \
 static const Blocks epilogue##_##chains = { \
 	.most_rows = BLOCK_ROWS(chains), \
 	.single_vectors = SINGLE_VECTORS(chains), \
@@ -492,7 +500,7 @@ static const Blocks epilogue##_##chains = { \
 	.fewer = {epilogue##_##chains##_fewer, epilogue##_##chains##_fewer_thin}, \
 	.two = {epilogue##_##chains##_two, epilogue##_##chains##_two_thin}, \
 	.one = {epilogue##_##chains##_one, epilogue##_##chains##_one_thin}, \
-	.single = epilogue##_##chains##_single \
+	.single = {epilogue##_##chains##_single, epilogue##_##chains##_single_half} \
 };
 
 BLOCKS(STORE, 1)
@@ -533,7 +541,9 @@ product_of_blocks(const Blocks *blocks, int n, const Product *p)
 		int			j = 0;
 
 		for (; j + single <= p->width; j += single)
-			blocks->single(p, i, n, j);
+			blocks->single[0] (p, i, n, j);
+		for (; j + single / 2 <= p->width; j += single / 2)
+			blocks->single[1] (p, i, n, j);
 		for (; j + vectors <= p->width; j += vectors)
 			blocks->one[0] (p, i, n, j);
 		for (; j < p->width; j += LANES)

@@ -433,19 +433,18 @@ nans(size_t n, const real *numbers)
 
 /* A NaN is handed on by the row that has it, and by no other. */
 static void
-test_nan(Activation activation, const char *name)
+test_nan(Activation activation, const char *name, int width)
 {
 	enum
 	{
-		ROWS = 7,				/* blocks of every size, and tails */
-		INNER = 5,
-		WIDTH = 3 * KERNEL_PAD
+		ROWS = 15,				/* blocks of every size, and a row alone */
+		INNER = 5
 	};
 	bool		gelu = activation == ACTIVATION_GELU;
-	Array		w = array_of(INNER * WIDTH, 1, 0);
-	Array		row = array_of(WIDTH, 1, 0);
-	Array		u = array_of(ROWS * WIDTH, 1, 0);
-	Array		h = array_of(ROWS * WIDTH, 1, 0);
+	Array		w = array_of(INNER * width, 1, 0);
+	Array		row = array_of(width, 1, 0);
+	Array		u = array_of(ROWS * width, 1, 0);
+	Array		h = array_of(ROWS * width, 1, 0);
 	Array		s = array_of(ROWS, 1, 0);
 	int			wrong = 0;
 
@@ -455,32 +454,32 @@ test_nan(Activation activation, const char *name)
 		for (int with_u = gelu; with_u <= 1; with_u++)
 		{
 			Array		a = array_of(ROWS * INNER, 1, 0);
-			Array		half = array_of(ROWS * WIDTH, 1, 0);
-			real	   *h_i = h.numbers + i * WIDTH;
+			Array		half = array_of(ROWS * width, 1, 0);
+			real	   *h_i = h.numbers + i * width;
 			real	   *u_given = with_u ? u.numbers : NULL;
-			int			j = draw(WIDTH);
+			int			j = draw(width);
 
 			a.numbers[i * INNER + draw(INNER)] = NAN;
-			kernels->layer(activation, ROWS, INNER, WIDTH, a.numbers, INNER,
+			kernels->layer(activation, ROWS, INNER, width, a.numbers, INNER,
 						   w.numbers, row.numbers, u_given, h.numbers);
-			wrong += nans(WIDTH, h_i) != WIDTH ||
-				nans(ROWS * WIDTH, h.numbers) != WIDTH ||
-				(with_u && nans(ROWS * WIDTH, u.numbers) != WIDTH);
+			wrong += nans(width, h_i) != width ||
+				nans(ROWS * width, h.numbers) != width ||
+				(with_u && nans(ROWS * width, u.numbers) != width);
 
-			half.numbers[i * WIDTH + j] = NAN;
-			kernels->first_layer(activation, ROWS, WIDTH, half.numbers, WIDTH,
+			half.numbers[i * width + j] = NAN;
+			kernels->first_layer(activation, ROWS, width, half.numbers, width,
 								 row.numbers, u_given, h.numbers);
-			wrong += !isnan(h_i[j]) || nans(ROWS * WIDTH, h.numbers) != 1 ||
-				(with_u && nans(ROWS * WIDTH, u.numbers) != 1);
+			wrong += !isnan(h_i[j]) || nans(ROWS * width, h.numbers) != 1 ||
+				(with_u && nans(ROWS * width, u.numbers) != 1);
 
-			kernels->last_layer(ROWS, WIDTH, h.numbers, row.numbers, 0, NULL,
+			kernels->last_layer(ROWS, width, h.numbers, row.numbers, 0, NULL,
 								0, NULL, 0, NULL, s.numbers);
 			wrong += !isnan(s.numbers[i]) || nans(ROWS, s.numbers) != 1;
 			free(a.memory);
 			free(half.memory);
 		}
-	check(wrong == 0, "%s layers on %s hand a NaN on, in its row alone", name,
-		  kernels->name);
+	check(wrong == 0, "%s layers of %d on %s hand a NaN on, in its row alone",
+		  name, width, kernels->name);
 	free(w.memory);
 	free(row.memory);
 	free(u.memory);
@@ -639,9 +638,9 @@ test_layer(Activation activation, const char *name)
 
 	for (int trial = 0; trial < 120; trial++)
 	{
-		int			n = draw(12);
+		int			n = draw(20);
 		int			inner = draw(40);
-		int			width = (1 + draw(5)) * KERNEL_PAD;
+		int			width = (1 + draw(10)) * KERNEL_PAD;
 		int			lda = draw_distance(inner);
 		size_t		count = (size_t) n * width;
 		Array		a = rows_of(n, inner, lda);
@@ -701,9 +700,9 @@ test_whole_first_layer(Activation activation, const char *name)
 
 	for (int trial = 0; trial < 120; trial++)
 	{
-		int			n = draw(12);
+		int			n = draw(20);
 		int			inner = draw(40);
-		int			width = (1 + draw(5)) * KERNEL_PAD;
+		int			width = (1 + draw(10)) * KERNEL_PAD;
 		int			lda = draw_distance(inner);
 		size_t		count = (size_t) n * width;
 		Array		a = rows_of(n, inner, lda);
@@ -745,9 +744,9 @@ test_layer_back(Activation activation, const char *name)
 
 	for (int trial = 0; trial < 120; trial++)
 	{
-		int			n = draw(12);
+		int			n = draw(20);
 		int			inner = draw(40);
-		int			width = (1 + draw(5)) * KERNEL_PAD;
+		int			width = (1 + draw(10)) * KERNEL_PAD;
 		int			ld = draw_distance(inner);
 		size_t		count = (size_t) n * width;
 		Array		delta = rows_of(n, inner, ld);
@@ -1293,9 +1292,9 @@ test_layer_tangents(Activation activation, const char *name)
 
 	for (int trial = 0; trial < 120; trial++)
 	{
-		int			n = draw(12);
+		int			n = draw(20);
 		int			inner = draw(40);
-		int			width = (1 + draw(5)) * KERNEL_PAD;
+		int			width = (1 + draw(10)) * KERNEL_PAD;
 		int			lda = draw_distance(inner);
 		int			ld_dot = draw_distance(width);
 		size_t		count = (size_t) n * width;
@@ -2284,9 +2283,12 @@ main(void)
 		test_loss_nan(LOSS_BINARY);
 		test_loss_nan(LOSS_SQUARED);
 		test_special();
-		test_nan(ACTIVATION_TANH, "tanh");
-		test_nan(ACTIVATION_RELU, "relu");
-		test_nan(ACTIVATION_GELU, "gelu");
+		test_nan(ACTIVATION_TANH, "tanh", 3 * KERNEL_PAD);
+		test_nan(ACTIVATION_TANH, "tanh", 9 * KERNEL_PAD);
+		test_nan(ACTIVATION_RELU, "relu", 3 * KERNEL_PAD);
+		test_nan(ACTIVATION_RELU, "relu", 9 * KERNEL_PAD);
+		test_nan(ACTIVATION_GELU, "gelu", 3 * KERNEL_PAD);
+		test_nan(ACTIVATION_GELU, "gelu", 9 * KERNEL_PAD);
 		test_tanh();
 	}
 	test_blas();
