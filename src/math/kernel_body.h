@@ -297,8 +297,8 @@ store_some(int n, real *p, vector v)
  *
  * A number of a product is summed term by term where a row alone has
  * SINGLE_SUMS vectors of such sums: so many need not wait for their last
- * multiply-add to end.  In a narrower layer it may be two chains, its even terms and its odd
- * ones.  Either way it is so whatever rows stand beside it.
+ * multiply-add to end.  In a narrower layer it may be two chains, its even
+ * terms and its odd ones.  Either way it is so whatever rows stand beside it.
  */
 
 /* What becomes of a block of sums. */
@@ -401,6 +401,7 @@ product_block(const Epilogue epilogue, const int chains, const int rows,
 			odd[r][v] = splat(0);
 		}
 
+	/* two terms at once leave SSE2, which has one chain, too few registers */
 #if KERNEL_CHAINS == 2
 	UNROLL(2)
 	for (; k + 2 <= inner; k += 2, w += 2 * KERNEL_PAD)
@@ -605,12 +606,7 @@ add_scaled_rows(int n, int width, const real *scale, const real *x, int ldx,
 				real *y, int ldy)
 {
 	for (int i = 0; i < n; i++, x += ldx, y += ldy)
-	{
-		vector		scale_i = splat(scale ? scale[i] : 1);
-
-		for (int j = 0; j < width; j += LANES)
-			store(y + j, multiply_add(scale_i, load(x + j), load(y + j)));
-	}
+		add_scaled(width, scale ? scale[i] : 1, x, y);
 }
 
 INLINE void
