@@ -335,11 +335,10 @@ add_to_factors(const Network *network, int n, const real *residual,
 {
 	const NetworkShape *shape = &network->shape;
 	int			first = kernel_stride(shape->global_width[1]);
-	int			width = kernel_stride(shape->factor_size);
 
-	if (width > 0)
-		network->kernels->add_scaled_rows(n, width, residual, factor, 0,
-										  half_gradient + first,
+	if (shape->factor_size > 0)
+		network->kernels->add_scaled_rows(n, shape->factor_size, residual,
+										  factor, 0, half_gradient + first,
 										  network_half_size(shape));
 }
 
@@ -482,7 +481,7 @@ support_tangent(const Network *network, Workspace *w, const Task *task, int k,
 	int			G = shape->global_layers;
 	int			concatenated = network_concatenated_size(shape);
 	int			first = kernel_stride(shape->global_width[1]);
-	int			factor = kernel_stride(shape->factor_size);
+	int			factor = shape->factor_size;
 	int			ld = network_half_size(shape);
 	real		residual_dots = 0;
 	real	   *h_dot[NETWORK_MAX_LAYERS];
@@ -585,7 +584,7 @@ support_tangent(const Network *network, Workspace *w, const Task *task, int k,
 		kernels->sum_rows(rows->n, factor, w->residual_dot,
 						  rows->half + first, ld, w->back);
 		memcpy(embedding_tangent + concatenated, w->back,
-			   shape->factor_size * sizeof(real));
+			   factor * sizeof(real));
 	}
 
 	/* the rows' h are not needed from here on */
@@ -893,9 +892,36 @@ gradient_task(const Network *network, const OuterLoss *outer, Task *task,
 	return loss;
 }
 
+size_t
+gradient_candidate_size(const NetworkShape *shape)
+{
+	size_t		rows = kernel_stride(shape->global_width[1]) +
+		shape->factor_size;
+
+	return shape->factor_size > 0 ?
+		2 * rows * network_candidate_size(shape) : 0;
+}
+
+/* Rows of dz numbers from one matrix to another, or added to those there. */
+static void
+copy_rows(int rows, int dz, const real *from, int ld_from, real *to, int ld_to)
+{
+	for (int i = 0; i < rows; i++)
+		memcpy(to + (size_t) i * ld_to, from + (size_t) i * ld_from,
+			   dz * sizeof(real));
+}
+
+static void
+add_rows(int rows, int dz, const real *from, int ld_from, real *to, int ld_to)
+{
+	for (int i = 0; i < rows; i++)
+		for (int j = 0; j < dz; j++)
+			to[(size_t) i * ld_to + j] += from[(size_t) i * ld_from + j];
+}
+
 void
 gradient_candidate(const Network *network, int n, const real *z,
-				   const real *half_gradient, real *gradient,
+				   const real *half_gradient, real *memory, real *gradient,
 				   real *z_gradient)
 {
 	const NetworkShape *shape = &network->shape;
@@ -903,28 +929,50 @@ gradient_candidate(const Network *network, int n, const real *z,
 	int			dz = network_candidate_size(shape);
 	int			ld = network_half_size(shape);
 	int			first = kernel_stride(shape->global_width[1]);
-	const size_t c_z = weight->offset + network_concatenated_size(shape);
-	const size_t p = network->tensors[FACTOR_WEIGHT(shape)].offset;
+	int			factor = shape->factor_size;
+	const real *c_z = network->parameters + weight->offset +
+		network_concatenated_size(shape);
+	real	   *c_z_gradient = gradient + weight->offset +
+		network_concatenated_size(shape);
+	size_t		p = network->tensors[FACTOR_WEIGHT(shape)].offset;
+	const real *map = c_z;		/* rows x dz, ldm apart: from z to a half */
+	real	   *map_gradient = c_z_gradient;
+	int			ldm = weight->columns;
+	int			rows = weight->rows;
 
+	/* C_z and P as the one matrix that they are to a half: half the products */
+	if (factor > 0)
+	{
+		size_t		size = (size_t) (first + factor) * dz;
+
+		rows = first + factor;
+		ldm = dz;
+		map = memory;
+		map_gradient = memory + size;
+		memset(memory, 0, 2 * size * sizeof(real));
+		copy_rows(weight->rows, dz, c_z, weight->columns, memory, dz);
+		copy_rows(factor, dz, network->parameters + p, dz,
+				  memory + (size_t) first * dz, dz);
+	}
 	zero(z_gradient, (size_t) n * dz);
 	for (int i = 0; i < n; i += CANDIDATE_ROWS)
 	{
-		int			rows = n - i < CANDIDATE_ROWS ? n - i : CANDIDATE_ROWS;
+		int			some = n - i < CANDIDATE_ROWS ? n - i : CANDIDATE_ROWS;
 		const real *z_i = z + (size_t) i * dz;
 		const real *half_i = half_gradient + (size_t) i * ld;
 
-		blas_multiply_add(true, false, weight->rows, dz, rows, 1, half_i, ld,
-						  z_i, dz, gradient + c_z, weight->columns);
-		blas_multiply_add(true, false, shape->factor_size, dz, rows, 1,
-						  half_i + first, ld, z_i, dz, gradient + p, dz);
-		if (!z_gradient)
-			continue;
-		blas_multiply_add(false, false, rows, dz, weight->rows, 1, half_i, ld,
-						  network->parameters + c_z, weight->columns,
-						  z_gradient + (size_t) i * dz, dz);
-		blas_multiply_add(false, false, rows, dz, shape->factor_size, 1,
-						  half_i + first, ld, network->parameters + p, dz,
-						  z_gradient + (size_t) i * dz, dz);
+		blas_multiply_add(true, false, rows, dz, some, 1, half_i, ld, z_i, dz,
+						  map_gradient, ldm);
+		if (z_gradient)
+			blas_multiply_add(false, false, some, dz, rows, 1, half_i, ld,
+							  map, ldm, z_gradient + (size_t) i * dz, dz);
+	}
+	if (factor > 0)
+	{
+		add_rows(weight->rows, dz, map_gradient, dz, c_z_gradient,
+				 weight->columns);
+		add_rows(factor, dz, map_gradient + (size_t) first * dz, dz,
+				 gradient + p, dz);
 	}
 }
 

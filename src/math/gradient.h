@@ -58,14 +58,17 @@ extern size_t gradient_size(const NetworkShape *shape, int n, int q);
 extern TaskLoss gradient_task(const Network *network, const OuterLoss *outer,
 							  Task *task, real *memory, real *gradient);
 
+/* Numbers of memory for gradient_candidate, of any number of rows. */
+extern size_t gradient_candidate_size(const NetworkShape *shape);
+
 /*
  * Adds the gradient of C_z and P given the gradient of n rows'
  * candidate halves and their z (n x dz); fills in z_gradient (n x dz) unless
  * it is NULL.
  */
 extern void gradient_candidate(const Network *network, int n, const real *z,
-							   const real *half_gradient, real *gradient,
-							   real *z_gradient);
+							   const real *half_gradient, real *memory,
+							   real *gradient, real *z_gradient);
 
 /* Adds one sum of gradients, of n numbers, to another. */
 extern void gradient_add(size_t n, const real *gradient, real *sum);

@@ -396,9 +396,8 @@ network_entity(const Network *network, const real *embedding, real *entity)
 
 /*
  * The layers after those that are done, of which u[l] may be NULL, and the
- * scores.  `half` is that of the rows, or its first part alone, where their
- * factor part is `factor_size` numbers, padded; NULL where the first layer is
- * done and there is no such part.
+ * scores.  `half` is that of the rows, or its first part alone, where
+ * factor_size is 0; NULL where the first layer is done, too.
  */
 static void
 upper_layers(const Network *network, int done, const real *entity,
@@ -409,7 +408,7 @@ upper_layers(const Network *network, int done, const real *entity,
 	const Kernels *k = network->kernels;
 	int			G = shape->global_layers;
 	int			first = kernel_stride(shape->global_width[1]);
-	int			ld = first + factor_size;
+	int			ld = first + kernel_stride(factor_size);
 
 	if (G > 1 && done == 0)
 		k->first_layer(shape->activation, n, first, half, ld, entity, u[1],
@@ -488,8 +487,8 @@ network_score_halves(const Network *network, const real *entity, int n,
 		score_take(shape, rows, &arena, h);
 		upper_layers(network, 0, entity, factor, rows,
 					 half + (size_t) i * network_half_size(shape),
-					 kernel_stride(shape->factor_size),
-					 offset ? offset + i : NULL, u, h, score + i);
+					 shape->factor_size, offset ? offset + i : NULL, u, h,
+					 score + i);
 	}
 }
 
@@ -743,8 +742,8 @@ network_rows_forward(const Network *network, const real *first,
 	if (shifts)
 		shifted_layers(network, first, rows, shift, pass);
 	upper_layers(network, shifts ? 2 : 0, first, factor, rows->n, rows->half,
-				 kernel_stride(network->shape.factor_size), rows->offset,
-				 pass->u, pass->h, pass->score);
+				 network->shape.factor_size, rows->offset, pass->u, pass->h,
+				 pass->score);
 	loss = network->kernels->losses(network->shape.loss, rows->n, scale,
 									pass->score, rows->label, rows->weight,
 									pass->residual, pass->curvature);
@@ -811,9 +810,8 @@ network_rows_backward(const Network *network, const Rows *rows,
 	else
 		first[0] = pass->residuals;
 	if (shape->factor_size > 0)
-		k->sum_rows(rows->n, kernel_stride(shape->factor_size),
-					pass->residual, rows->half + width,
-					network_half_size(shape), factor);
+		k->sum_rows(rows->n, shape->factor_size, pass->residual,
+					rows->half + width, network_half_size(shape), factor);
 }
 
 void

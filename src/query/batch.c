@@ -346,9 +346,12 @@ TileGradients(ShareMemory *memory, const OuterLoss *outer, Batch *batch,
 		share->loss += loss.query;
 	}
 	if (!network_adapts)
+	{
+		ReserveWork(memory, gradient_candidate_size(&network->shape));
 		gradient_candidate(network, rows, tile->z, tile->half_gradient,
-						   gradient, plan->z_gradient ?
+						   memory->work, gradient, plan->z_gradient ?
 						   batch->z_gradient + (Size) begin * width : NULL);
+	}
 	return true;
 }
 

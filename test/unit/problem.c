@@ -411,11 +411,13 @@ put_rows(const Loaded *loaded, int task, int n, const real *z, int z_part,
 	const NetworkShape *shape = &loaded->problem->shape;
 	real	   *z_gradient =
 		allocate_reals((size_t) n * network_candidate_size(shape));
+	real	   *memory = allocate_reals(gradient_candidate_size(shape));
 
-	gradient_candidate(&loaded->network, n, z, half_gradient, parameters,
-					   z_gradient);
+	gradient_candidate(&loaded->network, n, z, half_gradient, memory,
+					   parameters, z_gradient);
 	put_part(loaded, task, z_part, z_gradient, gradient);
 	put_part(loaded, task, offset_part, offset_gradient, gradient);
+	free(memory);
 	free(z_gradient);
 }
 

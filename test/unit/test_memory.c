@@ -357,11 +357,14 @@ run_all(const Loaded *loaded)
 			continue;
 		gradient_candidate(&network, n,
 						   take_copy((size_t) n * dz, task->support_z),
-						   again.support_half_gradient, gradient,
+						   again.support_half_gradient,
+						   take(gradient_candidate_size(shape)), gradient,
 						   take((size_t) n * dz));
 		gradient_candidate(&network, q,
 						   take_copy((size_t) q * dz, task->query_z),
-						   again.query_half_gradient, gradient, z_gradient);
+						   again.query_half_gradient,
+						   take(gradient_candidate_size(shape)), gradient,
+						   z_gradient);
 		good &= all_numbers((size_t) n * half_size,
 							again.support_half_gradient) &&
 			all_numbers((size_t) q * half_size, again.query_half_gradient) &&

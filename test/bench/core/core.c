@@ -134,7 +134,7 @@ prepare(Work *work)
 	size_t		half = (size_t) 2 * all * network_half_size(shape);
 	size_t		memory = gradient_size(shape, work->rows, work->rows);
 	size_t		others[] = {adapt_size(shape, ADAPT_TOGETHER, work->rows),
-	network_score_size(shape, BLOCK)};
+	network_score_size(shape, BLOCK), gradient_candidate_size(shape)};
 	Random		random;
 
 	random_seed(&random, 1);
@@ -153,7 +153,7 @@ prepare(Work *work)
 	work->gradient = reals(network_parameter_count(shape));
 	memset(work->x_gradient, 0, BATCH * shape->meta_width[0] * sizeof(real));
 	memset(work->gradient, 0, network_parameter_count(shape) * sizeof(real));
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < 3; i++)
 		memory = others[i] > memory ? others[i] : memory;
 	work->memory = reals(memory);
 	work->embedding = normals((size_t) BATCH * network_embedding_size(shape),
@@ -307,7 +307,7 @@ job_train(Work *work, double *flops)
 		gradient_task(network, &outer, &task, work->memory, work->gradient);
 	}
 	gradient_candidate(network, 2 * BATCH * n, work->z, work->half_gradient,
-					   work->gradient, work->z_gradient);
+					   work->memory, work->gradient, work->z_gradient);
 
 	/*
 	 * The candidate halves forwards and backwards to C_z, of both kinds of
