@@ -892,31 +892,88 @@ gradient_task(const Network *network, const OuterLoss *outer, Task *task,
 	return loss;
 }
 
+/*
+ * What takes z to a candidate half, and its gradient: rows x dz numbers, a row
+ * ld numbers from the next.
+ */
+typedef struct CandidateMap
+{
+	int			rows;
+	int			ld;
+	const real *weight;
+	real	   *gradient;
+} CandidateMap;
+
+/* C_z is part of a tensor. */
+static size_t
+candidate_offset(const Network *network)
+{
+	const NetworkShape *shape = &network->shape;
+
+	return network->tensors[GLOBAL_WEIGHT(shape, 0)].offset +
+		network_concatenated_size(shape);
+}
+
+/* Rows of C_z and P one below the other, and those that pad a half between. */
+static int
+map_rows(const NetworkShape *shape)
+{
+	return kernel_stride(shape->global_width[1]) + shape->factor_size;
+}
+
+static size_t
+map_size(const NetworkShape *shape)
+{
+	return (size_t) map_rows(shape) * network_candidate_size(shape);
+}
+
 size_t
 gradient_candidate_size(const NetworkShape *shape)
 {
-	size_t		rows = kernel_stride(shape->global_width[1]) +
-		shape->factor_size;
-
-	return shape->factor_size > 0 ?
-		2 * rows * network_candidate_size(shape) : 0;
+	return shape->factor_size > 0 ? 2 * map_size(shape) : 0;
 }
 
-/* Rows of dz numbers from one matrix to another, or added to those there. */
-static void
-copy_rows(int rows, int dz, const real *from, int ld_from, real *to, int ld_to)
+/*
+ * C_z where it is; or with P below it in memory, for one product each way takes
+ * less time than two.
+ */
+static CandidateMap
+candidate_map(const Network *network, real *memory, real *gradient)
 {
-	for (int i = 0; i < rows; i++)
-		memcpy(to + (size_t) i * ld_to, from + (size_t) i * ld_from,
+	const NetworkShape *shape = &network->shape;
+	const NetworkTensor *first = &network->tensors[GLOBAL_WEIGHT(shape, 0)];
+	size_t		c_z = candidate_offset(network);
+
+	if (shape->factor_size == 0)
+		return (CandidateMap)
+	{
+		first->rows, first->columns, network->parameters + c_z, gradient + c_z
+	};
+	return (CandidateMap)
+	{
+		map_rows(shape), network_candidate_size(shape), memory,
+			memory + map_size(shape)
+	};
+}
+
+void
+gradient_candidate_begin(const Network *network, real *memory)
+{
+	const NetworkShape *shape = &network->shape;
+	const NetworkTensor *first = &network->tensors[GLOBAL_WEIGHT(shape, 0)];
+	const NetworkTensor *factor = &network->tensors[FACTOR_WEIGHT(shape)];
+	const real *c_z = network->parameters + candidate_offset(network);
+	int			dz = network_candidate_size(shape);
+
+	if (shape->factor_size == 0)
+		return;
+	memset(memory, 0, gradient_candidate_size(shape) * sizeof(real));
+	for (int i = 0; i < first->rows; i++)
+		memcpy(memory + (size_t) i * dz, c_z + (size_t) i * first->columns,
 			   dz * sizeof(real));
-}
-
-static void
-add_rows(int rows, int dz, const real *from, int ld_from, real *to, int ld_to)
-{
-	for (int i = 0; i < rows; i++)
-		for (int j = 0; j < dz; j++)
-			to[(size_t) i * ld_to + j] += from[(size_t) i * ld_from + j];
+	memcpy(memory + (size_t) kernel_stride(first->rows) * dz,
+		   network->parameters + factor->offset,
+		   (size_t) factor->rows * dz * sizeof(real));
 }
 
 void
@@ -924,56 +981,42 @@ gradient_candidate(const Network *network, int n, const real *z,
 				   const real *half_gradient, real *memory, real *gradient,
 				   real *z_gradient)
 {
-	const NetworkShape *shape = &network->shape;
-	const NetworkTensor *weight = &network->tensors[GLOBAL_WEIGHT(shape, 0)];
-	int			dz = network_candidate_size(shape);
-	int			ld = network_half_size(shape);
-	int			first = kernel_stride(shape->global_width[1]);
-	int			factor = shape->factor_size;
-	const real *c_z = network->parameters + weight->offset +
-		network_concatenated_size(shape);
-	real	   *c_z_gradient = gradient + weight->offset +
-		network_concatenated_size(shape);
-	size_t		p = network->tensors[FACTOR_WEIGHT(shape)].offset;
-	const real *map = c_z;		/* rows x dz, ldm apart: from z to a half */
-	real	   *map_gradient = c_z_gradient;
-	int			ldm = weight->columns;
-	int			rows = weight->rows;
+	int			dz = network_candidate_size(&network->shape);
+	int			ld = network_half_size(&network->shape);
+	CandidateMap map = candidate_map(network, memory, gradient);
 
-	/* C_z and P as the one matrix that they are to a half: half the products */
-	if (factor > 0)
-	{
-		size_t		size = (size_t) (first + factor) * dz;
-
-		rows = first + factor;
-		ldm = dz;
-		map = memory;
-		map_gradient = memory + size;
-		memset(memory, 0, 2 * size * sizeof(real));
-		copy_rows(weight->rows, dz, c_z, weight->columns, memory, dz);
-		copy_rows(factor, dz, network->parameters + p, dz,
-				  memory + (size_t) first * dz, dz);
-	}
 	zero(z_gradient, (size_t) n * dz);
 	for (int i = 0; i < n; i += CANDIDATE_ROWS)
 	{
-		int			some = n - i < CANDIDATE_ROWS ? n - i : CANDIDATE_ROWS;
-		const real *z_i = z + (size_t) i * dz;
+		int			rows = n - i < CANDIDATE_ROWS ? n - i : CANDIDATE_ROWS;
 		const real *half_i = half_gradient + (size_t) i * ld;
 
-		blas_multiply_add(true, false, rows, dz, some, 1, half_i, ld, z_i, dz,
-						  map_gradient, ldm);
+		blas_multiply_add(true, false, map.rows, dz, rows, 1, half_i, ld,
+						  z + (size_t) i * dz, dz, map.gradient, map.ld);
 		if (z_gradient)
-			blas_multiply_add(false, false, some, dz, rows, 1, half_i, ld,
-							  map, ldm, z_gradient + (size_t) i * dz, dz);
+			blas_multiply_add(false, false, rows, dz, map.rows, 1, half_i, ld,
+							  map.weight, map.ld,
+							  z_gradient + (size_t) i * dz, dz);
 	}
-	if (factor > 0)
-	{
-		add_rows(weight->rows, dz, map_gradient, dz, c_z_gradient,
-				 weight->columns);
-		add_rows(factor, dz, map_gradient + (size_t) first * dz, dz,
-				 gradient + p, dz);
-	}
+}
+
+void
+gradient_candidate_end(const Network *network, const real *memory,
+					   real *gradient)
+{
+	const NetworkShape *shape = &network->shape;
+	const NetworkTensor *first = &network->tensors[GLOBAL_WEIGHT(shape, 0)];
+	const real *sum = memory + map_size(shape);
+	real	   *c_z = gradient + candidate_offset(network);
+	int			dz = network_candidate_size(shape);
+
+	if (shape->factor_size == 0)
+		return;
+	for (int i = 0; i < first->rows; i++)
+		for (int j = 0; j < dz; j++)
+			c_z[(size_t) i * first->columns + j] += sum[(size_t) i * dz + j];
+	add_to(network, FACTOR_WEIGHT(shape), shape->factor_size * dz, 1,
+		   sum + (size_t) kernel_stride(first->rows) * dz, gradient);
 }
 
 void

@@ -58,17 +58,21 @@ extern size_t gradient_size(const NetworkShape *shape, int n, int q);
 extern TaskLoss gradient_task(const Network *network, const OuterLoss *outer,
 							  Task *task, real *memory, real *gradient);
 
-/* Numbers of memory for gradient_candidate, of any number of rows. */
-extern size_t gradient_candidate_size(const NetworkShape *shape);
-
 /*
- * Adds the gradient of C_z and P given the gradient of n rows'
- * candidate halves and their z (n x dz); fills in z_gradient (n x dz) unless
- * it is NULL.
+ * Adds the gradient of C_z and P given the gradient of n rows' candidate halves,
+ * as gradient_task leaves it (its padding is zeros), and their z (n x dz); fills
+ * in z_gradient (n x dz) unless it is NULL.  Any number of calls come between a
+ * beginning and an end, of one network, whose parameters stay: `memory`
+ * (gradient_candidate_size numbers) is theirs, and part of the gradient waits
+ * there.
  */
+extern size_t gradient_candidate_size(const NetworkShape *shape);
+extern void gradient_candidate_begin(const Network *network, real *memory);
 extern void gradient_candidate(const Network *network, int n, const real *z,
 							   const real *half_gradient, real *memory,
 							   real *gradient, real *z_gradient);
+extern void gradient_candidate_end(const Network *network, const real *memory,
+								   real *gradient);
 
 /* Adds one sum of gradients, of n numbers, to another. */
 extern void gradient_add(size_t n, const real *gradient, real *sum);

@@ -68,8 +68,9 @@ kernel_masks(int width)
 /*
  * Below, n counts rows, `width` is a padded row length, u is what goes into
  * an activation and h = a(u) what comes out.  An ld is a distance between
- * rows; 0 repeats one row.  A factor part's width need not be padded where its
- * rows are, with zeros.
+ * rows; 0 repeats one row.  The width of sum_rows and add_scaled_rows and
+ * last_layer's factor_width need not be padded where the rows are, with zeros;
+ * not all of the result's padding is set then.
  *
  * Where u is not wanted it may be NULL, but for ACTIVATION_GELU: the others'
  * derivatives follow from h.

@@ -475,6 +475,7 @@ epilogue##_##chains##_##name(const Product *product, int first, int end, \
 typedef struct Blocks
 {
 	int			most_rows;
+	int			fewer_rows;
 	int			single_vectors;
 	Block		most[2];
 	Block		fewer[2];
@@ -496,6 +497,7 @@ BLOCK(epilogue, chains, single, 1, SINGLE_VECTORS(chains)) \
 BLOCK(epilogue, chains, single_half, 1, SINGLE_VECTORS(chains) / 2) \
 static const Blocks epilogue##_##chains = { \
 	.most_rows = BLOCK_ROWS(chains), \
+	.fewer_rows = FEWER_ROWS(chains), \
 	.single_vectors = SINGLE_VECTORS(chains), \
 	.most = {epilogue##_##chains##_most, epilogue##_##chains##_most_thin}, \
 	.fewer = {epilogue##_##chains##_fewer, epilogue##_##chains##_fewer_thin}, \
@@ -518,7 +520,8 @@ product_of_blocks(const Blocks *blocks, int n, const Product *p)
 {
 	const int	single = blocks->single_vectors * LANES;
 	const int	vectors = KERNEL_VECTORS * LANES;
-	int			most = blocks->most_rows;
+	const int	most = blocks->most_rows;
+	const int	fewer = blocks->fewer_rows;
 	int			i = 0;
 
 	/* column by column, so that a panel's weights stay near */
@@ -527,9 +530,9 @@ product_of_blocks(const Blocks *blocks, int n, const Product *p)
 		bool		thin = j + vectors > p->width;
 		int			end = n;
 
-		/* two rows alone wait for each multiply-add: rather four and four */
-		if (most == 6 && n > most && n % most == 2)
-			end -= 8;
+		/* two rows alone wait for each multiply-add: rather two smaller blocks */
+		if (most + 2 == 2 * fewer && n > most && n % most == 2)
+			end -= 2 * fewer;
 		i = blocks->most[thin] (p, 0, end, j);
 		if (i + 2 <= n)
 			i += blocks->fewer[thin] (p, i, n, j);

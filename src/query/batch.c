@@ -45,6 +45,7 @@ struct ShareMemory
 	const BatchPlan *plan;
 	Tile		tile;
 	float	   *x;				/* of one task */
+	float	   *candidate;		/* of gradient_candidate */
 	float	   *work;			/* of gradient_task or maml_task */
 	Size		work_size;
 	Predictor	predictor;		/* of BATCH_SCORES */
@@ -126,17 +127,6 @@ BatchPart(const BatchPlan *plan, Batch *batch)
 	}
 }
 
-ShareMemory *
-ShareMemoryCreate(const BatchPlan *plan)
-{
-	ShareMemory *memory = palloc0(sizeof(ShareMemory));
-
-	memory->context = CurrentMemoryContext;
-	memory->plan = plan;
-	memory->x = palloc0(sizeof(float) * Max(plan->trained->entity.width, 1));
-	return memory;
-}
-
 /* An array for so many numbers in place of another, whose numbers go. */
 static void
 Renew(ShareMemory *memory, float **numbers, Size count)
@@ -145,6 +135,19 @@ Renew(ShareMemory *memory, float **numbers, Size count)
 		pfree(*numbers);
 	*numbers = MemoryContextAllocHuge(memory->context,
 									  mul_size(Max(count, 1), sizeof(float)));
+}
+
+ShareMemory *
+ShareMemoryCreate(const BatchPlan *plan)
+{
+	ShareMemory *memory = palloc0(sizeof(ShareMemory));
+
+	memory->context = CurrentMemoryContext;
+	memory->plan = plan;
+	memory->x = palloc0(sizeof(float) * Max(plan->trained->entity.width, 1));
+	Renew(memory, &memory->candidate,
+		  gradient_candidate_size(&plan->trained->shape));
+	return memory;
 }
 
 static void
@@ -163,10 +166,6 @@ ReserveTile(ShareMemory *memory, int rows)
 	Renew(memory, &tile->offset, tile->room);
 	Renew(memory, &tile->label, tile->room);
 	Renew(memory, &tile->weight, tile->room);
-
-	/* columns that pad the halves are read, and nothing writes them */
-	memset(tile->half, 0, sizeof(float) * tile->room * half);
-	memset(tile->half_gradient, 0, sizeof(float) * tile->room * half);
 }
 
 static void
@@ -346,12 +345,9 @@ TileGradients(ShareMemory *memory, const OuterLoss *outer, Batch *batch,
 		share->loss += loss.query;
 	}
 	if (!network_adapts)
-	{
-		ReserveWork(memory, gradient_candidate_size(&network->shape));
 		gradient_candidate(network, rows, tile->z, tile->half_gradient,
-						   memory->work, gradient, plan->z_gradient ?
+						   memory->candidate, gradient, plan->z_gradient ?
 						   batch->z_gradient + (Size) begin * width : NULL);
-	}
 	return true;
 }
 
@@ -359,11 +355,16 @@ static void
 ShareGradients(ShareMemory *memory, Batch *batch, BatchShare *share,
 			   float *gradient)
 {
-	const NetworkShape *shape = &memory->plan->trained->shape;
+	const TrainedNetwork *trained = memory->plan->trained;
+	const Network *network = &trained->network;
+	bool		network_adapts = KEEPS_NETWORKS(trained->personalization);
 	OuterLoss	outer = memory->plan->outer;
 
 	outer.scale = 1 / batch->head->weight;
-	memset(gradient, 0, sizeof(float) * network_parameter_count(shape));
+	memset(gradient, 0,
+		   sizeof(float) * network_parameter_count(&trained->shape));
+	if (!network_adapts)
+		gradient_candidate_begin(network, memory->candidate);
 	for (int first = share->first, end = first; first < share->end; first = end)
 	{
 		int			rows = 0;
@@ -373,6 +374,8 @@ ShareGradients(ShareMemory *memory, Batch *batch, BatchShare *share,
 		if (!TileGradients(memory, &outer, batch, share, first, end, gradient))
 			break;
 	}
+	if (!network_adapts)
+		gradient_candidate_end(network, memory->candidate, gradient);
 }
 
 static void

@@ -413,8 +413,10 @@ put_rows(const Loaded *loaded, int task, int n, const real *z, int z_part,
 		allocate_reals((size_t) n * network_candidate_size(shape));
 	real	   *memory = allocate_reals(gradient_candidate_size(shape));
 
+	gradient_candidate_begin(&loaded->network, memory);
 	gradient_candidate(&loaded->network, n, z, half_gradient, memory,
 					   parameters, z_gradient);
+	gradient_candidate_end(&loaded->network, memory, parameters);
 	put_part(loaded, task, z_part, z_gradient, gradient);
 	put_part(loaded, task, offset_part, offset_gradient, gradient);
 	free(memory);

@@ -719,6 +719,190 @@ test_added(void)
 	check(wrong == 0, "gradients of rows are set; and none need be asked for");
 }
 
+/* Normal numbers: for free. */
+static real *
+draw_reals(size_t n, Random *random)
+{
+	real	   *numbers = allocate_reals(n);
+
+	for (size_t i = 0; i < n; i++)
+		numbers[i] = random_normal(random);
+	return numbers;
+}
+
+/* Gradients of n rows' halves, of which all padding is zero: for free. */
+static real *
+draw_half_gradient(const NetworkShape *shape, size_t n, Random *random)
+{
+	int			ld = network_half_size(shape);
+	int			first = kernel_stride(shape->global_width[1]);
+	real	   *half = draw_reals(n * ld, random);
+
+	for (size_t i = 0; i < n * ld; i++)
+	{
+		int			j = i % ld;
+
+		if (j < first ? j >= shape->global_width[1] :
+			j - first >= shape->factor_size)
+			half[i] = 0;
+	}
+	return half;
+}
+
+/*
+ * By how much the gradient of a matrix from z to a half, whose row j has the
+ * half's number at + j, is off what it was before and what rows add to it.
+ */
+static double
+off_products(int rows, int dz, int ld_gradient, const real *gradient,
+			 const real *before, size_t n, const real *half, int ld,
+			 const real *z)
+{
+	double		worst = 0;
+
+	for (int j = 0; j < rows; j++)
+		for (int k = 0; k < dz; k++)
+		{
+			size_t		at = (size_t) j * ld_gradient + k;
+			double		sum = before[at];
+			double		size = fabs(sum);
+
+			for (size_t i = 0; i < n; i++)
+			{
+				sum += (double) half[i * ld + j] * z[i * dz + k];
+				size += fabs((double) half[i * ld + j] * z[i * dz + k]);
+			}
+			worst = fmax(worst, fabs(gradient[at] - sum) / size);
+		}
+	return worst;
+}
+
+/* What a row's z has, of the real numbers of its half. */
+static double
+off_z_gradient(const Network *network, size_t n, const real *half,
+			   const real *z_gradient)
+{
+	const NetworkShape *shape = &network->shape;
+	const NetworkTensor *weight = &network->tensors[GLOBAL_WEIGHT(shape, 0)];
+	const real *c_z = network->parameters + weight->offset +
+		network_concatenated_size(shape);
+	const real *p = network->parameters +
+		network->tensors[FACTOR_WEIGHT(shape)].offset;
+	int			dz = network_candidate_size(shape);
+	int			ld = network_half_size(shape);
+	double		worst = 0;
+
+	for (size_t i = 0; i < n; i++, half += ld)
+		for (int k = 0; k < dz; k++)
+		{
+			double		sum = 0;
+			double		size = 1e-30;
+
+			for (int j = 0; j < weight->rows + shape->factor_size; j++)
+			{
+				int			f = j - weight->rows;
+				double		term = f < 0 ?
+					(double) half[j] * c_z[(size_t) j * weight->columns + k] :
+					(double) half[kernel_stride(weight->rows) + f] *
+					p[(size_t) f * dz + k];
+
+				sum += term;
+				size += fabs(term);
+			}
+			worst = fmax(worst, fabs(z_gradient[i * dz + k] - sum) / size);
+		}
+	return worst;
+}
+
+/* C_z's and P's gradient, and z's, of few rows or many, in one part or two. */
+static void
+test_candidate(void)
+{
+	static const int some[] = {0, 1, 7, 255, 256, 257, 600};
+	int			seeds = seed_count(SEEDS);
+	double		worst = 0;
+	int			wrong = 0;
+
+	for (int seed = 1; seed <= seeds; seed++)
+	{
+		Problem		problem;
+		Loaded		loaded;
+		Random		random;
+		const Network *network = &loaded.network;
+		const NetworkShape *shape = &problem.shape;
+		const NetworkTensor *weight;
+		size_t		count;
+		size_t		c_z;
+		size_t		p;
+		int			dz;
+		int			ld;
+
+		problem_draw(&problem, &small, seed);
+		problem_load(&loaded, &problem);
+		random_seed(&random, seed);
+		weight = &network->tensors[GLOBAL_WEIGHT(shape, 0)];
+		c_z = weight->offset + network_concatenated_size(shape);
+		p = network->tensors[FACTOR_WEIGHT(shape)].offset;
+		count = network_parameter_count(shape);
+		dz = network_candidate_size(shape);
+		ld = network_half_size(shape);
+		for (int s = 0; s < 7; s++)
+		{
+			int			n = some[s];
+			int			part = random_below(&random, n + 1);
+			real	   *z = draw_reals((size_t) n * dz, &random);
+			real	   *half = draw_half_gradient(shape, n, &random);
+			real	   *memory =
+				allocate_reals(gradient_candidate_size(shape));
+			real	   *z_gradient = draw_reals((size_t) n * dz, &random);
+			real	   *before = draw_reals(count, &random);
+			real	   *gradient = allocate_reals(count);
+
+			memcpy(gradient, before, count * sizeof(real));
+			gradient_candidate_begin(network, memory);
+			gradient_candidate(network, part, z, half, memory, gradient,
+							   z_gradient);
+			gradient_candidate(network, n - part, z + (size_t) part * dz,
+							   half + (size_t) part * ld, memory, gradient,
+							   z_gradient + (size_t) part * dz);
+			gradient_candidate_end(network, memory, gradient);
+			worst = fmax(worst, off_products(weight->rows, dz, weight->columns,
+											 gradient + c_z, before + c_z, n,
+											 half, ld, z));
+			worst = fmax(worst, off_products(shape->factor_size, dz, dz,
+											 gradient + p, before + p, n,
+											 half + kernel_stride(weight->rows),
+											 ld, z));
+			worst = fmax(worst, off_z_gradient(network, n, half, z_gradient));
+
+			/* and nothing else */
+			for (size_t i = 0; i < count; i++)
+			{
+				bool		of_c_z = i >= weight->offset &&
+					i < weight->offset +
+					(size_t) weight->rows * weight->columns &&
+					(i - weight->offset) % weight->columns >=
+					(size_t) network_concatenated_size(shape);
+				bool		of_p = i >= p &&
+					i < p + (size_t) shape->factor_size * dz;
+
+				wrong += !of_c_z && !of_p && gradient[i] != before[i];
+			}
+			free(z);
+			free(half);
+			free(memory);
+			free(z_gradient);
+			free(before);
+			free(gradient);
+		}
+		loaded_free(&loaded);
+		problem_free(&problem);
+	}
+	check(worst < TOLERANCE, "gradients of candidate maps and rows' z: worst "
+		  "relative error %.2g", worst);
+	check(wrong == 0, "nothing but candidate maps is added to");
+}
+
 int
 main(void)
 {
@@ -732,5 +916,6 @@ main(void)
 	test_saturated();
 	test_recency();
 	test_added();
+	test_candidate();
 	return check_end();
 }

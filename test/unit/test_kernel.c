@@ -144,12 +144,21 @@ test_multiply(void)
 		  kernels->name);
 }
 
+/* Zeros in place of what pads n rows of so many numbers. */
+static void
+clear_padding(Array *a, int n, int width, int lda)
+{
+	for (int i = 0; i < n; i++)
+		for (int j = width; j < kernel_stride(width); j++)
+			a->numbers[(size_t) i * lda + j] = 0;
+}
+
 /* add_scaled_rows onto rows that lie further apart than they are wide */
 static void
 add_scaled_rows_errors(int n, int width, const Array *scale, const Array *x,
 					   int ldx, double *worst, int *broken)
 {
-	int			ldy = width + draw(5);
+	int			ldy = kernel_stride(width) + draw(5);
 	Array		y = array_of((size_t) n * ldy, 1, draw(KERNEL_PAD));
 	Array		got = array_of((size_t) n * ldy, 1, draw(KERNEL_PAD));
 
@@ -189,6 +198,7 @@ test_sums(void)
 		int			width = (1 + draw(10)) * KERNEL_PAD;
 		int			lda = draw(8) == 0 ? 0 : width + draw(5);
 		size_t		a_count = n > 0 ? (size_t) (n - 1) * lda + width : 0;
+		int			some = width - draw(KERNEL_PAD);
 		Array		a = array_of(a_count, 1, draw(KERNEL_PAD));
 		Array		x = array_of(width, 1, draw(KERNEL_PAD));
 		Array		y = array_of(width, 1, draw(KERNEL_PAD));
@@ -215,9 +225,11 @@ test_sums(void)
 					  fabsl(y.numbers[j]) + fabsl(scale * x.numbers[j]), 1);
 		broken += !array_intact(&sum);
 
-		kernels->sum_rows(n, width, weighted ? weight.numbers : NULL,
+		/* rows of any width, whose padding is zeros */
+		clear_padding(&a, n, some, lda);
+		kernels->sum_rows(n, some, weighted ? weight.numbers : NULL,
 						  a.numbers, lda, sum.numbers);
-		for (int j = 0; j < width; j++)
+		for (int j = 0; j < some; j++)
 		{
 			long double total = 0;
 			long double size = 0;
@@ -233,7 +245,7 @@ test_sums(void)
 			add_error(&worst, sum.numbers[j], total, size, n);
 		}
 		broken += !array_intact(&sum);
-		add_scaled_rows_errors(n, width, weighted ? &weight : NULL, &a, lda,
+		add_scaled_rows_errors(n, some, weighted ? &weight : NULL, &a, lda,
 							   &worst, &broken);
 		free(a.memory);
 		free(x.memory);
@@ -1461,12 +1473,13 @@ test_last_layer(void)
 	{
 		int			n = draw(12);
 		int			width = draw(6) * KERNEL_PAD;
-		int			factor_width = draw(3) * KERNEL_PAD;
-		int			ldf = draw_distance(factor_width);
+		int			factor_width = draw(2 * KERNEL_PAD + 1);
+		int			ldf = draw_distance(kernel_stride(factor_width));
 		Array		h = array_of((size_t) n * width, 1, draw(KERNEL_PAD));
 		Array		last = array_of(width, 1, draw(KERNEL_PAD));
-		Array		f = rows_of(n, factor_width, ldf);
-		Array		factor = array_of(factor_width, 1, draw(KERNEL_PAD));
+		Array		f = rows_of(n, kernel_stride(factor_width), ldf);
+		Array		factor = array_of(kernel_stride(factor_width), 1,
+									  draw(KERNEL_PAD));
 		Array		offset = array_of(n, 1, draw(KERNEL_PAD));
 		Array		s = array_of(n, 1, draw(KERNEL_PAD));
 		Array		alone = array_of(1, 1, draw(KERNEL_PAD));
@@ -1475,6 +1488,8 @@ test_last_layer(void)
 		const real *h_given = width > 0 ? h.numbers : NULL;
 		const real *last_given = width > 0 ? last.numbers : NULL;
 
+		clear_padding(&f, n, factor_width, ldf);
+		clear_padding(&factor, 1, factor_width, 0);
 		kernels->last_layer(n, width, h_given, last_given, factor_width,
 							f.numbers, ldf, factor.numbers, bias,
 							offsets ? offset.numbers : NULL, s.numbers);

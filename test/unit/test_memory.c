@@ -340,6 +340,7 @@ run_all(const Loaded *loaded)
 		OuterLoss	outer = {order, 0.5, 1};
 		real	   *gradient = take_zeros(count);
 		real	   *z_gradient = take((size_t) q * dz);
+		real	   *candidate = take(gradient_candidate_size(shape));
 		Task		again = {
 			.x = x,
 			.support = support,
@@ -355,16 +356,16 @@ run_all(const Loaded *loaded)
 						  take(gradient_size(shape, n, q)),
 						  gradient).diverged_at > 0)
 			continue;
+		gradient_candidate_begin(&network, candidate);
 		gradient_candidate(&network, n,
 						   take_copy((size_t) n * dz, task->support_z),
-						   again.support_half_gradient,
-						   take(gradient_candidate_size(shape)), gradient,
+						   again.support_half_gradient, candidate, gradient,
 						   take((size_t) n * dz));
 		gradient_candidate(&network, q,
 						   take_copy((size_t) q * dz, task->query_z),
-						   again.query_half_gradient,
-						   take(gradient_candidate_size(shape)), gradient,
+						   again.query_half_gradient, candidate, gradient,
 						   z_gradient);
+		gradient_candidate_end(&network, candidate, gradient);
 		good &= all_numbers((size_t) n * half_size,
 							again.support_half_gradient) &&
 			all_numbers((size_t) q * half_size, again.query_half_gradient) &&

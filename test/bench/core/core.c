@@ -30,6 +30,9 @@
 #include "peak.h"
 
 #define BATCH 64
+
+/* Rows that train together, as in a server's batch. */
+#define TILE_ROWS 256
 #define BLOCK 1024
 #define TIMINGS 7
 #define SECONDS_PER_TIMING 0.3
@@ -52,6 +55,7 @@ typedef struct Work
 	real	   *x_gradient;
 	real	   *gradient;
 	real	   *memory;
+	real	   *candidate;		/* of gradient_candidate */
 	real	   *embedding;		/* BATCH x E */
 	real	   *score;			/* BLOCK */
 } Work;
@@ -134,7 +138,7 @@ prepare(Work *work)
 	size_t		half = (size_t) 2 * all * network_half_size(shape);
 	size_t		memory = gradient_size(shape, work->rows, work->rows);
 	size_t		others[] = {adapt_size(shape, ADAPT_TOGETHER, work->rows),
-	network_score_size(shape, BLOCK), gradient_candidate_size(shape)};
+	network_score_size(shape, BLOCK)};
 	Random		random;
 
 	random_seed(&random, 1);
@@ -153,9 +157,10 @@ prepare(Work *work)
 	work->gradient = reals(network_parameter_count(shape));
 	memset(work->x_gradient, 0, BATCH * shape->meta_width[0] * sizeof(real));
 	memset(work->gradient, 0, network_parameter_count(shape) * sizeof(real));
-	for (int i = 0; i < 3; i++)
+	for (int i = 0; i < 2; i++)
 		memory = others[i] > memory ? others[i] : memory;
 	work->memory = reals(memory);
+	work->candidate = reals(gradient_candidate_size(shape));
 	work->embedding = normals((size_t) BATCH * network_embedding_size(shape),
 							  &random);
 	work->score = reals(BLOCK);
@@ -275,6 +280,7 @@ job_train(Work *work, double *flops)
 	const Network *network = &work->network;
 	const OuterLoss outer = {.order = 2, .scale = 1.0 / (BATCH * work->rows)};
 	int			n = work->rows;
+	int			tasks = TILE_ROWS / (2 * n);
 	int			dz = network_candidate_size(shape);
 	size_t		half = network_half_size(shape);
 	double		first = n * 2.0 * dz *
@@ -283,31 +289,42 @@ job_train(Work *work, double *flops)
 									shape->global_width);
 
 	/* each task's query rows follow its support rows */
-	network_candidate_half(network, 2 * BATCH * n, work->z, dz, work->half);
-	for (int b = 0; b < BATCH; b++)
+	gradient_candidate_begin(network, work->candidate);
+	for (int b = 0; b < BATCH; b += tasks)
 	{
-		size_t		at = (size_t) 2 * b * n;
-		Task		task = {
-			.x = work->x + b * shape->meta_width[0],
-			.support = {
-				.n = n,
-				.half = work->half + at * half,
-				.label = work->label + at
-			},
-			.query = {
-				.n = n,
-				.half = work->half + (at + n) * half,
-				.label = work->label + at + n
-			},
-			.x_gradient = work->x_gradient + b * shape->meta_width[0],
-			.support_half_gradient = work->half_gradient + at * half,
-			.query_half_gradient = work->half_gradient + (at + n) * half
-		};
+		size_t		begin = (size_t) 2 * b * n;
 
-		gradient_task(network, &outer, &task, work->memory, work->gradient);
+		network_candidate_half(network, 2 * n * tasks, work->z + begin * dz,
+							   dz, work->half);
+		for (int t = 0; t < tasks; t++)
+		{
+			size_t		at = (size_t) 2 * t * n;
+			Task		task = {
+				.x = work->x + (b + t) * shape->meta_width[0],
+				.support = {
+					.n = n,
+					.half = work->half + at * half,
+					.label = work->label + begin + at
+				},
+				.query = {
+					.n = n,
+					.half = work->half + (at + n) * half,
+					.label = work->label + begin + at + n
+				},
+				.x_gradient = work->x_gradient +
+				(b + t) * shape->meta_width[0],
+				.support_half_gradient = work->half_gradient + at * half,
+				.query_half_gradient = work->half_gradient + (at + n) * half
+			};
+
+			gradient_task(network, &outer, &task, work->memory,
+						  work->gradient);
+		}
+		gradient_candidate(network, 2 * n * tasks, work->z + begin * dz,
+						   work->half_gradient, work->candidate,
+						   work->gradient, work->z_gradient + begin * dz);
 	}
-	gradient_candidate(network, 2 * BATCH * n, work->z, work->half_gradient,
-					   work->memory, work->gradient, work->z_gradient);
+	gradient_candidate_end(network, work->candidate, work->gradient);
 
 	/*
 	 * The candidate halves forwards and backwards to C_z, of both kinds of
