@@ -331,7 +331,7 @@ extern real network_rows_forward(const Network *network, const real *first,
 
 /*
  * Backwards from pass->residual: fills in b, delta and sum, and the gradient
- * with respect to `first` and `factor`.
+ * with respect to `first` and `factor`, whose padding need not be set.
  */
 extern void network_rows_backward(const Network *network, const Rows *rows,
 								  GlobalPass *pass, real *first, real *factor);
