@@ -846,7 +846,7 @@ test_candidate(void)
 		count = network_parameter_count(shape);
 		dz = network_candidate_size(shape);
 		ld = network_half_size(shape);
-		for (int s = 0; s < 7; s++)
+		for (size_t s = 0; s < sizeof(some) / sizeof(some[0]); s++)
 		{
 			int			n = some[s];
 			int			part = random_below(&random, n + 1);
